@@ -1,0 +1,134 @@
+"""Files that appear whole or not at all.
+
+A stage writes into a hidden sibling of its target and renames it when everything is on disk, so a
+killed run never leaves a folder that a later run would trust.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any
+
+from regrow.errors import InputError, RegrowError
+
+
+@contextmanager
+def atomic_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a scratch folder that becomes `out` when the block ends without an error.
+
+    Args:
+        out: the folder that appears at the end.
+        replace: whether an `out` that is already there is replaced (only at the very end).
+
+    Raises:
+        InputError: `out` exists and `replace` is false.
+        RegrowError: the disk is full.
+    """
+    if out.exists() and not replace:
+        raise InputError(f"{out}: already exists; name another --out folder or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = out.parent / f".{out.name}.partial-{os.getpid()}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        with full_disk_is_clear(out):
+            yield scratch
+        _swap(scratch, out)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def _swap(scratch: Path, out: Path) -> None:
+    if not out.exists():
+        scratch.rename(out)
+        return
+    old = out.parent / f".{out.name}.replaced-{os.getpid()}"
+    out.rename(old)
+    scratch.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a scratch path that is renamed to `path` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.parent / f".{path.name}.partial-{os.getpid()}"
+    try:
+        with full_disk_is_clear(path):
+            yield scratch
+        scratch.replace(path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def full_disk_is_clear(path: Path) -> Iterator[None]:
+    """Turn the operating system's "no space" into one line that names the place and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(path.parent).free / 2**30
+            raise RegrowError(
+                f"{path}: the disk is full ({free:.1f} GiB free); free space there or choose another folder. "
+                "Nothing half-written was kept."
+            ) from error
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as readable JSON, atomically."""
+    with atomic_file(path) as scratch:
+        scratch.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from None
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return file_digest(stream, "sha256").hexdigest()
+
+
+def canonical_digest(value: Any) -> str:
+    """Return the SHA-256 of a JSON value in its canonical form (sorted keys, no spaces, UTF-8)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return sha256(text.encode()).hexdigest()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give `target` the bytes of `source`: a hard link on the same file system, else a copy.
+
+    Every file that regrow makes is replaced, never changed in place, so links cannot alias an edit.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def cache_dir() -> Path:
+    """Return the folder for downloads that can be made again (`REGROW_CACHE`, else the XDG cache)."""
+    if named := os.environ.get("REGROW_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regrow"
