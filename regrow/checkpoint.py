@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from regrow import device as devices
 from regrow import tensors
 from regrow.errors import InputError
 from regrow.files import atomic_folder, canonical_digest, link_or_copy, read_json, sha256_of
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
@@ -102,7 +104,8 @@ class Checkpoint(BaseModel):
         """Load the model in evaluation mode with stock transformers; no code of the model is executed.
 
         Args:
-            dtype: a torch type's name, or "auto" for the stored one.
+            dtype: a torch type's name, or "auto": the stored type where the hardware multiplies in it, else
+                float32 (`regrow.device.compute_dtype`).
             device: where to put it; CUDA when there is one if not given.
 
         Raises:
@@ -111,14 +114,35 @@ class Checkpoint(BaseModel):
         import torch
         from transformers import AutoModelForCausalLM
 
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        where = device or devices.device()
+        chosen = devices.compute_dtype(self.stored_dtype(), where) if dtype == "auto" else getattr(torch, dtype)
         try:
             model = AutoModelForCausalLM.from_pretrained(
-                self.folder, dtype=dtype, local_files_only=True, trust_remote_code=False
+                self.folder, dtype=chosen, local_files_only=True, trust_remote_code=False
             )
         except (ValueError, KeyError, OSError) as error:
             raise InputError(f"{self.folder}: cannot be loaded as a causal LM ({_first_line(error)})") from error
-        return model.to(device).eval()
+        return model.to(where).eval()
+
+    def stored_dtype(self) -> "torch.dtype":
+        """The torch type that most of the weights are stored in.
+
+        Raises:
+            InputError: the weights are quantized or of another type than float.
+        """
+        import torch
+
+        sizes: dict[str, int] = {}
+        for info in self.tensors().values():
+            sizes[info.dtype] = sizes.get(info.dtype, 0) + info.count
+        most = max(sizes, key=lambda name: sizes[name])
+        names = {stored: name for name, stored in DTYPES.items()}
+        if most not in names:
+            raise InputError(
+                f"{self.folder}: the weights are stored as {most}; regrow works on {', '.join(DTYPES)} checkpoints"
+            )
+        stored: torch.dtype = getattr(torch, names[most])
+        return stored
 
     def copy_to(self, out: Path) -> "Checkpoint":
         """Give `out` the same files: weights linked where the file system allows, small files copied."""
