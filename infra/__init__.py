@@ -1,0 +1,1 @@
+"""What the pipeline runs on: the local stack, and the container image."""

@@ -1,0 +1,1 @@
+"""The stack of one machine: local orchestrator and artifact store, MLflow in a SQLite file."""

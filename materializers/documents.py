@@ -1,0 +1,68 @@
+"""Results that are small documents: JSON in the store, a page in the dashboard."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
+from zenml.enums import ArtifactType, VisualizationType
+from zenml.materializers.pydantic_materializer import PydanticMaterializer
+
+from regrow import quality, report
+from regrow.evaluate.scores import Scores
+from regrow.importance import LayerImportance
+from regrow.quality import GateResult
+from regrow.tune.record import TuningRecord
+
+
+class _Document(PydanticMaterializer):
+    """A pydantic model with a page that draws it."""
+
+    SKIP_REGISTRATION: ClassVar[bool] = True
+    draw: ClassVar[Callable[[Any], str]]
+
+    def save_visualizations(self, data: BaseModel) -> dict[str, VisualizationType]:
+        """Write the page beside the JSON."""
+        path = f"{self.uri}/page.html"
+        with self.artifact_store.open(path, "w") as stream:
+            stream.write(type(self).draw(data))
+        return {path: VisualizationType.HTML}
+
+    def extract_metadata(self, data: BaseModel) -> dict[str, Any]:
+        """Nothing: steps log the facts that matter."""
+        return {}
+
+
+class ImportanceMaterializer(_Document):
+    """Layer importance, drawn as a heatmap of block size against start."""
+
+    SKIP_REGISTRATION: ClassVar[bool] = False
+    ASSOCIATED_TYPES: ClassVar[tuple[type, ...]] = (LayerImportance,)
+    ASSOCIATED_ARTIFACT_TYPE: ClassVar[ArtifactType] = ArtifactType.DATA_ANALYSIS
+    draw = staticmethod(report.importance_page)
+
+
+class GateMaterializer(_Document):
+    """A gate's verdict, drawn as a table of expectations with offending rows."""
+
+    SKIP_REGISTRATION: ClassVar[bool] = False
+    ASSOCIATED_TYPES: ClassVar[tuple[type, ...]] = (GateResult,)
+    ASSOCIATED_ARTIFACT_TYPE: ClassVar[ArtifactType] = ArtifactType.DATA_ANALYSIS
+    draw = staticmethod(quality.page)
+
+
+class TuningMaterializer(_Document):
+    """The record of a tuning run, drawn as its loss curve."""
+
+    SKIP_REGISTRATION: ClassVar[bool] = False
+    ASSOCIATED_TYPES: ClassVar[tuple[type, ...]] = (TuningRecord,)
+    ASSOCIATED_ARTIFACT_TYPE: ClassVar[ArtifactType] = ArtifactType.DATA_ANALYSIS
+    draw = staticmethod(report.tuning_page)
+
+
+class ScoresMaterializer(_Document):
+    """An evaluation, drawn as its table of scores."""
+
+    SKIP_REGISTRATION: ClassVar[bool] = False
+    ASSOCIATED_TYPES: ClassVar[tuple[type, ...]] = (Scores,)
+    ASSOCIATED_ARTIFACT_TYPE: ClassVar[ArtifactType] = ArtifactType.DATA_ANALYSIS
+    draw = staticmethod(report.scores_page)

@@ -1,0 +1,1 @@
+"""Wiring: which step's output is which step's input."""

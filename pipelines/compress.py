@@ -1,0 +1,67 @@
+"""The main pipeline: prune, let the unpruned model rewrite, check, tune, evaluate, merge, register."""
+
+from zenml import pipeline
+
+import steps
+from regrow.config import CompressConfig, DatasetConfig
+from regrow.evaluate import EvaluateSpec
+from regrow.importance import ImportanceSpec
+from regrow.merge import MergeSpec
+from regrow.prune import PruneSpec
+from regrow.quality import GateSpec
+from regrow.registry import RegistrySpec
+from regrow.selfdata import SelfDataSpec
+from regrow.source import DatasetSpec, ModelSpec, TextSpec
+from regrow.tune import Recipe
+
+
+@pipeline
+def compress(
+    model: ModelSpec,
+    calibration: TextSpec,
+    importance: ImportanceSpec,
+    prune: PruneSpec,
+    datasets: list[DatasetConfig],
+    self_data: SelfDataSpec,
+    gate: GateSpec,
+    tune: Recipe,
+    evaluation: EvaluateSpec,
+    merge: MergeSpec,
+    registry: RegistrySpec,
+) -> None:
+    """Compress a model; one branch of data and tuning for each dataset."""
+    base = steps.load_model(model)
+    ranking = steps.compute_layer_importance(base, calibration, importance)
+    pruned, plan = steps.prune(base, ranking, prune)
+    data, gates, tuned, tunings = [], [], [], []
+    for dataset in datasets:
+        name = dataset.name
+        records = steps.generate_self_data(
+            base, _source_of(dataset), dataset.self_data or self_data, id=f"generate_self_data_{name}"
+        )
+        accepted, verdict = steps.validate_data(
+            records, base, name, dataset.gate or gate, evaluation, id=f"validate_data_{name}"
+        )
+        model_, record = steps.fine_tune(pruned, accepted, name, dataset.tune or tune, id=f"fine_tune_{name}")
+        data.append(records)
+        gates.append(verdict)
+        tuned.append(model_)
+        tunings.append(record)
+    merged, merging = steps.merge(tuned, merge)
+    names = ["base", "pruned", *(f"tuned-{dataset.name}" for dataset in datasets), "merged"]
+    models = [base, pruned, *tuned, merged]
+    scores = [
+        steps.evaluate(one, name, evaluation, id=f"evaluate_{name}") for name, one in zip(names, models, strict=True)
+    ]
+    config = CompressConfig(
+        model=model, calibration=calibration, importance=importance, prune=prune, datasets=datasets,
+        self_data=self_data, gate=gate, tune=tune, evaluation=evaluation, merge=merge, registry=registry,
+    )  # fmt: skip
+    steps.register(
+        models, scores, ranking, plan, data, gates, tunings, merging, registry, config.model_dump(mode="json")
+    )
+
+
+def _source_of(dataset: DatasetConfig) -> DatasetSpec:
+    """Only what says which records: changing a recipe must not generate the data again."""
+    return DatasetSpec.model_validate(dataset.model_dump(include=set(DatasetSpec.model_fields)))

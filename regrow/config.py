@@ -1,0 +1,126 @@
+"""The configuration of a whole run: the `parameters` section of a ZenML run-configuration file.
+
+Everything else in the file (settings, steps, model, schedule) is ZenML's own and is checked by ZenML.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from regrow.errors import InputError
+from regrow.evaluate.spec import EvaluateSpec
+from regrow.importance import ImportanceSpec
+from regrow.merge import MergeSpec
+from regrow.prune import PruneSpec
+from regrow.quality import GateSpec
+from regrow.registry import RegistrySpec
+from regrow.selfdata import SelfDataSpec
+from regrow.source import DatasetSpec, ModelSpec, TextSpec, pin
+from regrow.tune import Recipe
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class DatasetConfig(DatasetSpec):
+    """An instruction set, and what is done differently for it."""
+
+    self_data: SelfDataSpec | None = Field(None, description="replaces the run's self_data for this set")
+    gate: GateSpec | None = Field(None, description="replaces the run's gate for this set")
+    tune: Recipe | None = Field(None, description="replaces the run's tune for this set")
+
+
+class CompressConfig(BaseModel):
+    """Every parameter of the compress pipeline."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: ModelSpec = Field(description="the model to compress")
+    calibration: TextSpec = Field(description="texts that importance is measured on")
+    importance: ImportanceSpec = Field(default_factory=lambda: ImportanceSpec(), description="the measurement")
+    prune: PruneSpec = Field(default_factory=lambda: PruneSpec(), description="how much is removed")
+    datasets: list[DatasetConfig] = Field(min_length=1, description="instruction sets; one tuned model each")
+    self_data: SelfDataSpec = Field(default_factory=lambda: SelfDataSpec(), description="how answers are rewritten")
+    gate: GateSpec = Field(default_factory=lambda: GateSpec(), description="what the data must satisfy")
+    tune: Recipe = Field(default_factory=lambda: Recipe(), description="how the pruned model is fine-tuned")
+    evaluation: EvaluateSpec = Field(description="tasks and perplexity, the same for every model")
+    merge: MergeSpec = Field(default_factory=lambda: MergeSpec(), description="how tuned models are merged")
+    registry: RegistrySpec = Field(description="where the best candidate is registered")
+
+    @field_validator("datasets")
+    @classmethod
+    def _names_differ(cls, datasets: list[DatasetConfig]) -> list[DatasetConfig]:
+        names = [dataset.name for dataset in datasets]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"the name {twice[0]!r} is used twice; each dataset needs its own")
+        return datasets
+
+    def pinned(self) -> "CompressConfig":
+        """Return the configuration with the content of every local file written into it.
+
+        A step's cache key holds its parameters: with the SHA-256 of a local file among them, an edited file
+        is not taken for the one that was cached.
+
+        Raises:
+            InputError: a named file or folder is missing.
+        """
+        return self.model_copy(
+            update={
+                "model": pin(self.model),
+                "calibration": pin(self.calibration),
+                "datasets": [pin(dataset) for dataset in self.datasets],
+                "evaluation": _pinned_evaluation(self.evaluation),
+            }
+        )
+
+
+def _pinned_evaluation(spec: EvaluateSpec) -> EvaluateSpec:
+    return spec if spec.perplexity is None else spec.model_copy(update={"perplexity": pin(spec.perplexity)})
+
+
+def read_config(path: Path) -> tuple[CompressConfig, dict[str, Any]]:
+    """Read a run configuration.
+
+    Returns:
+        The checked parameters, and the whole file as ZenML takes it.
+
+    Raises:
+        InputError: not YAML, an unknown key, or a value out of its range; the message names file and key.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; configurations that come with regrow are in configs/") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(loaded, Mapping) or not isinstance(loaded.get("parameters"), Mapping):
+        raise InputError(f"{path}: no `parameters` section; see configs/demo.yaml")
+    return parse(CompressConfig, loaded["parameters"], f"{path}: parameters"), dict(loaded)
+
+
+def parse(kind: type[T], value: Any, where: str) -> T:
+    """Check `value` against a model.
+
+    Raises:
+        InputError: in one line, every key that is unknown, missing or out of range.
+    """
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, one['loc'])) or 'value'}: {_what(one['type'], one['msg'])}"
+            for one in error.errors(include_url=False)
+        ]
+        raise InputError(f"{where}.{'; '.join(problems)}") from None
+
+
+def _what(kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        return "unknown key; remove it or correct its spelling"
+    if kind == "missing":
+        return "missing"
+    return message.removeprefix("Value error, ").replace("\n", " ")

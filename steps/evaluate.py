@@ -1,0 +1,21 @@
+"""What a model can do."""
+
+from typing import Annotated
+
+from zenml import step
+
+from regrow import evaluate as evaluation
+from regrow.checkpoint import Checkpoint
+from regrow.evaluate import EvaluateSpec
+from regrow.evaluate.scores import Scores
+from steps.tracking import log_stage
+from steps.workspace import cache_folder, measured
+
+
+@step(experiment_tracker=True)
+def evaluate(model: Checkpoint, name: str, spec: EvaluateSpec) -> Annotated[Scores, "scores"]:
+    """Score a model on tasks and held-out text, with the same settings as every other (regrow.evaluate)."""
+    with measured():
+        scores = evaluation.evaluate(name, model, spec, cache_folder() / "evaluation")
+        log_stage(f"evaluate.{name}", scores)
+    return scores

@@ -1,0 +1,163 @@
+"""What MLflow is told of each stage: one place turns results into parameters, metrics and artifacts.
+
+A step logs its own results while it runs. A step taken from ZenML's cache does not run, so `register`, the
+last one, logs what is missing: every pipeline run has one complete MLflow run.
+"""
+
+from dataclasses import dataclass, field
+from functools import singledispatch
+from typing import Any
+
+import mlflow
+from pydantic import BaseModel
+
+from regrow import quality, report
+from regrow.checkpoint import Checkpoint
+from regrow.evaluate.scores import Scores
+from regrow.importance import LayerImportance
+from regrow.prune import PrunePlan
+from regrow.quality import GateResult
+from regrow.selfdata import SelfData
+from regrow.tune.record import TuningRecord
+
+_LOGGED = "regrow.logged."
+# MLflow refuses longer parameters.
+_MAX_PARAM = 6000
+
+
+@dataclass
+class Facts:
+    """What MLflow keeps of a result."""
+
+    params: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+@singledispatch
+def facts(result: Any) -> Facts:
+    """Return what MLflow keeps of a result; a specification is kept as parameters."""
+    return Facts(params=_flat(result.model_dump(mode="json")))
+
+
+@facts.register
+def _(result: Checkpoint) -> Facts:
+    summary = result.summary()
+    return Facts(
+        params={"digest": result.digest, "architecture": summary["architecture"]},
+        metrics={"parameters": result.parameters, "blocks": summary["blocks"], "bytes": summary["bytes"]},
+    )
+
+
+@facts.register
+def _(result: LayerImportance) -> Facts:
+    best = {size: result.best(size) for size in range(1, result.blocks)}
+    return Facts(
+        params={"calibration_digest": result.calibration_digest},
+        metrics={"samples": result.samples, "tokens": result.tokens},
+        series={
+            "best_distance_by_size": [(size, distance) for size, (_, distance) in best.items()],
+            "block_influence": list(enumerate(result.block_influence)),
+        },
+        texts={"importance.json": result.model_dump_json(indent=2), "importance.html": report.importance_page(result)},
+    )
+
+
+@facts.register
+def _(result: PrunePlan) -> Facts:
+    return Facts(
+        params={"start": result.start, "stop": result.stop, "criterion": result.criterion},
+        metrics={} if result.distance is None else {"angular_distance": result.distance},
+        texts={"plan.json": result.model_dump_json(indent=2)},
+    )
+
+
+@facts.register
+def _(result: SelfData) -> Facts:
+    numbers = {key: value for key, value in result.summary.items() if isinstance(value, int | float)}
+    decisions = {f"decision.{_key(name)}": count for name, count in result.summary["decisions"].items()}
+    page = report.selfdata_page(result.summary, result.rows()[:20])
+    return Facts(params={"digest": result.digest}, metrics=numbers | decisions, texts={"rewrites.html": page})
+
+
+@facts.register
+def _(result: GateResult) -> Facts:
+    return Facts(
+        params={"passed": result.passed},
+        metrics={"records": result.records, "failed_expectations": len(result.failed())},
+        texts={"gate.json": result.model_dump_json(indent=2), "gate.html": quality.page(result)},
+    )
+
+
+@facts.register
+def _(result: TuningRecord) -> Facts:
+    keys = ("loss", "learning_rate", "tokens_per_second", "grad_norm")
+    series = {key: [(row["step"], row[key]) for row in result.log if row.get(key) is not None] for key in keys}
+    numbers = {key: value for key, value in result.summary.items() if isinstance(value, int | float)}
+    return Facts(
+        params={"digest": result.digest},
+        metrics=numbers,
+        series=series,
+        texts={"tuning.html": report.tuning_page(result)},
+    )
+
+
+@facts.register
+def _(result: Scores) -> Facts:
+    metrics = {f"{task}.{_key(score.metric)}": score.value for task, score in result.scores.items()}
+    if result.perplexity is not None:
+        metrics["perplexity"] = result.perplexity
+    return Facts(
+        params={"digest": result.digest},
+        metrics=metrics | {"flops_per_token": result.flops_per_token},
+        texts={"scores.json": result.model_dump_json(indent=2)},
+    )
+
+
+@facts.register
+def _(result: dict) -> Facts:  # type: ignore[type-arg]
+    flat = _flat(result)
+    numbers = {key: value for key, value in flat.items() if isinstance(value, int | float)}
+    return Facts(params={key: value for key, value in flat.items() if key not in numbers}, metrics=numbers)
+
+
+def log_stage(stage: str, *results: BaseModel | dict[str, Any]) -> None:
+    """Log a stage's results under its name into the active MLflow run, unless it holds them already.
+
+    Args:
+        stage: the step's name in the pipeline; prefix of every key.
+        results: specifications and results of the stage.
+    """
+    run = mlflow.active_run()
+    if run is None:
+        return
+    client = mlflow.MlflowClient()
+    if f"{_LOGGED}{stage}" in client.get_run(run.info.run_id).data.tags:
+        return
+    for result in results:
+        found = facts(result)
+        mlflow.log_params({f"{stage}.{key}": str(value)[:_MAX_PARAM] for key, value in found.params.items()})
+        mlflow.log_metrics({f"{stage}.{key}": float(value) for key, value in found.metrics.items()})
+        for key, points in found.series.items():
+            for step, value in points:
+                mlflow.log_metric(f"{stage}.{key}", value, step=step)
+        for name, text in found.texts.items():
+            mlflow.log_text(text, f"{stage}/{name}")
+    mlflow.set_tag(f"{_LOGGED}{stage}", "yes")
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, dict):
+            flat |= _flat(item, f"{prefix}{key}.")
+        elif item is not None:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
+def _key(text: str) -> str:
+    """A name as MLflow allows it in a key."""
+    return "".join(char if char.isalnum() or char in "_-." else "_" for char in text)
