@@ -50,7 +50,9 @@ def activate_local_stack(root: Path) -> StackResponse:
     for kind, flavor in _COMPONENTS.items():
         settings = {"path": str(store_path(root))} if kind == StackComponentType.ARTIFACT_STORE else {}
         if not client.list_stack_components(name=name, type=kind).items:
-            client.create_stack_component(name=name, flavor=flavor, component_type=kind, configuration=settings)
+            client.create_stack_component(
+                name=name, flavor=flavor, component_type=kind, configuration=settings
+            )
         components[kind] = name
     store_path(root).mkdir(parents=True, exist_ok=True)
     if not client.list_stacks(name=name).items:

@@ -92,7 +92,9 @@ def _wait(url: str, process: subprocess.Popen[bytes], name: str, seconds: float 
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(f"{name}: stopped; see runs/*-ui.log (a port in use? set MLFLOW_PORT or ZENML_PORT)")
+            raise RuntimeError(
+                f"{name}: stopped; see runs/*-ui.log (a port in use? set MLFLOW_PORT or ZENML_PORT)"
+            )
         try:
             if requests.get(url, timeout=2).ok:
                 return

@@ -1,0 +1,195 @@
+"""The nine-step pipeline end to end, through ZenML and MLflow, on a tiny model."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.pipelines.project import Project, tiny_config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A project in which the pipeline has run once."""
+    project = Project(tmp_path_factory.mktemp("run"))
+    config = project.write_config(tiny_config(project))
+    done = project.regrow("run", config, "--json")
+    assert done.returncode == 0, done.stderr[-4000:]
+    return project, config, json.loads(done.stdout)
+
+
+def test_the_run_leaves_its_summary_and_report(finished):
+    project, _, printed = finished
+    assert printed == project.summary
+    assert [model["name"] for model in printed["models"]] == [
+        "base",
+        "pruned",
+        "tuned-plants",
+        "tuned-water",
+        "merged",
+    ]
+    base, pruned, *candidates = printed["models"]
+    assert pruned["parameters"] < base["parameters"]
+    assert all(model["parameters"] == pruned["parameters"] for model in candidates)
+    assert len({model["digest"] for model in printed["models"]}) == 5
+    assert base["recovery"] == 1.0
+    assert printed["registered"]["digest"] in {model["digest"] for model in candidates}
+    assert [one["name"] for one in printed["datasets"]] == ["plants", "water"]
+    assert {"prune", "fine_tune", "evaluate"} <= set(printed["seconds"])
+    assert printed["peak_memory_bytes"] > 10**8
+    report = (project.folder / "runs/latest/report.html").read_text()
+    assert printed["registered"]["digest"][:12] in report
+    assert 'src="http' not in report
+
+
+def test_every_model_loads_without_regrow(finished):
+    _, _, summary = finished
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    for model in summary["models"]:
+        loaded = AutoModelForCausalLM.from_pretrained(model["folder"])
+        assert loaded.num_parameters() == model["parameters"]
+        assert AutoTokenizer.from_pretrained(model["folder"]).chat_template
+
+
+def test_the_registered_version_generates_by_alias_and_is_tagged(finished):
+    project, _, summary = finished
+    code = (
+        "import json, mlflow\n"
+        f"mlflow.set_tracking_uri('sqlite:///{project.folder}/runs/store/mlflow.db')\n"
+        "model = mlflow.transformers.load_model('models:/tiny-regrow@challenger')\n"
+        "answer = model('Grass', max_new_tokens=3)\n"
+        "version = mlflow.MlflowClient().get_model_version_by_alias('tiny-regrow', 'challenger')\n"
+        "run = mlflow.get_run(version.run_id)\n"
+        "print(json.dumps([answer, dict(version.tags), run.data.params, run.data.metrics]))"
+    )
+    answer, tags, params, metrics = json.loads(project.python(code).splitlines()[-1])
+    assert answer[0]["generated_text"].startswith("Grass")
+    models = {model["name"]: model for model in summary["models"]}
+    assert tags["regrow.digest"] == summary["registered"]["digest"]
+    assert tags["regrow.base"] == models["base"]["digest"]
+    assert tags["regrow.data.plants"] == summary["datasets"][0]["digest"]
+    assert params["prune.stop"] == str(int(params["prune.start"]) + 2)
+    assert metrics["evaluate.pruned.perplexity"] == pytest.approx(models["pruned"]["perplexity"])
+    assert "fine_tune.water.loss" in metrics
+
+
+def test_the_control_plane_holds_the_same_digests(finished):
+    project, _, summary = finished
+    code = (
+        "import json\nfrom zenml.client import Client\n"
+        "version = Client().get_model_version('tiny-regrow')\n"
+        "print(json.dumps([{k: str(v) for k, v in version.run_metadata.items()}, version.stage]))"
+    )
+    metadata, stage = json.loads(project.python(code).splitlines()[-1])
+    assert metadata["regrow.digest"] == summary["registered"]["digest"]
+    assert metadata["mlflow_version"] == summary["registered"]["version"]
+    assert stage == "staging"
+
+
+def test_generation_does_not_wait_for_pruning(finished):
+    project, _, _ = finished
+    code = (
+        "import json\nfrom zenml.client import Client\n"
+        "run = Client().list_pipeline_runs(sort_by='desc:created').items[0]\n"
+        "run = Client().get_pipeline_run(run.id)\n"
+        "print(json.dumps({name: step.spec.upstream_steps for name, step in run.steps.items()}))"
+    )
+    upstream = json.loads(project.python(code).splitlines()[-1])
+    assert upstream["generate_self_data_plants"] == ["load_model"]
+    assert set(upstream["fine_tune_plants"]) == {"prune", "validate_data_plants"}
+    assert len(upstream) == 5 + 3 * 2 + 3  # one branch of three steps and one evaluation for each dataset
+
+
+def test_a_second_run_takes_everything_from_the_cache_and_logs_it_all_the_same(finished):
+    project, config, first = finished
+    done = project.regrow("run", config, "--json")
+    assert done.returncode == 0, done.stderr[-4000:]
+    again = json.loads(done.stdout)
+    assert "Using cached version of step fine_tune_water" in done.stderr
+    assert "Step prune has started" not in done.stderr
+    assert again["models"] == first["models"]
+    assert again["registered"] == first["registered"]
+    assert again["seconds"] == first["seconds"]
+    code = (
+        "import json, mlflow\n"
+        f"mlflow.set_tracking_uri('sqlite:///{project.folder}/runs/store/mlflow.db')\n"
+        "runs = mlflow.search_runs(\n"
+        "    search_all_experiments=True, order_by=['start_time DESC'], output_format='list')\n"
+        "print(json.dumps([sorted(run.data.metrics) for run in runs[:2]]))"
+    )
+    last, before = json.loads(project.python(code).splitlines()[-1])
+    assert set(before) - set(last) == set()
+
+
+def test_an_edited_dataset_reruns_its_own_branch_only(finished):
+    project, config, first = finished
+    file = project.folder / "data/water.jsonl"
+    file.write_text(file.read_text().replace("number 3 comes back", "number 3 falls again"))
+    done = project.regrow("run", config, "--json")
+    assert done.returncode == 0, done.stderr[-4000:]
+    for cached in ("prune", "fine_tune_plants", "evaluate_pruned"):
+        assert f"Using cached version of step {cached}" in done.stderr
+    for ran in ("generate_self_data_water", "fine_tune_water", "merge", "evaluate_merged"):
+        assert f"Step {ran} has started" in done.stderr
+    before, after = first["models"], json.loads(done.stdout)["models"]
+    assert [a["digest"] == b["digest"] for a, b in zip(before, after, strict=True)] == [True] * 3 + [
+        False
+    ] * 2
+
+
+def test_the_users_own_zenml_keeps_its_active_stack(finished):
+    project, _, _ = finished
+    elsewhere = Path(project.folder).parent
+    code = (
+        f"import os\nos.chdir({str(elsewhere)!r})\n"
+        "from zenml.client import Client\nprint(Client().active_stack_model.name)"
+    )
+    assert project.python(code).splitlines()[-1] == "default"
+
+
+@pytest.mark.parametrize("sign", ["Step prune has started", "Step fine_tune_plants has started"])
+def test_a_killed_run_is_completed_by_running_it_again(tmp_path, sign):
+    project = Project(tmp_path)
+    config = project.write_config(tiny_config(project))
+    project.regrow_until(sign, "run", config)
+    assert not (project.folder / "runs/latest").exists()
+    done = project.regrow("run", config, "--json")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "Using cached version of step load_model" in done.stderr
+    assert len(json.loads(done.stdout)["models"]) == 5
+    assert not (project.folder / "runs/work").exists()
+
+
+def test_a_failed_gate_stops_before_fine_tuning_and_says_why(tmp_path):
+    project = Project(tmp_path)
+    config = tiny_config(project)
+    config["parameters"]["gate"]["min_acceptance_rate"] = 0.99
+    done = project.regrow("run", project.write_config(config))
+    assert done.returncode == 3, done.stderr[-4000:]
+    last = done.stderr.strip().splitlines()[-1]
+    assert "acceptance" in done.stderr
+    assert "Traceback" not in last
+    assert "Step fine_tune_plants has started" not in done.stderr
+
+
+def test_bad_configurations_end_with_one_line_and_status_2(tmp_path):
+    project = Project(tmp_path)
+    good = tiny_config(project)
+
+    def broken(change):
+        config = copy.deepcopy(good)
+        change(config["parameters"])
+        return project.regrow("run", project.write_config(config))
+
+    (project.folder / "data/bad.jsonl").write_text('{"q": "a", "a": "b"}\n{"q": \n')
+    cases = {
+        "unknown key": lambda p: p["prune"].update(bloks=3),
+        "bad.jsonl:2": lambda p: p["datasets"][0].update(source="data/bad.jsonl"),
+        "cannot be removed": lambda p: p["prune"].update(blocks=6),
+    }
+    for message, change in cases.items():
+        done = broken(change)
+        assert done.returncode == 2, (message, done.stderr[-3000:])
+        assert message in done.stderr.strip().splitlines()[-1]
