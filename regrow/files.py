@@ -122,7 +122,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(source, target)
+        os.link(source.resolve(), target)  # of the file itself where `source` is a symbolic link
     except OSError:
         shutil.copyfile(source, target)
 
