@@ -1,6 +1,8 @@
 """The main pipeline: prune, let the unpruned model rewrite, check, tune, evaluate, merge, register."""
 
+from regrow.quality import GateSpec
 from zenml import pipeline
+from zenml.enums import ExecutionMode
 
 import steps
 from regrow.config import CompressConfig, DatasetConfig
@@ -8,14 +10,14 @@ from regrow.evaluate import EvaluateSpec
 from regrow.importance import ImportanceSpec
 from regrow.merge import MergeSpec
 from regrow.prune import PruneSpec
-from regrow.quality import GateSpec
 from regrow.registry import RegistrySpec
 from regrow.selfdata import SelfDataSpec
 from regrow.source import DatasetSpec, ModelSpec, TextSpec
 from regrow.tune import Recipe
 
 
-@pipeline
+# The first failure ends the run with its own error: data that fails the gate must not cost a GPU elsewhere.
+@pipeline(execution_mode=ExecutionMode.FAIL_FAST)
 def compress(
     model: ModelSpec,
     calibration: TextSpec,
@@ -51,7 +53,8 @@ def compress(
     names = ["base", "pruned", *(f"tuned-{dataset.name}" for dataset in datasets), "merged"]
     models = [base, pruned, *tuned, merged]
     scores = [
-        steps.evaluate(one, name, evaluation, id=f"evaluate_{name}") for name, one in zip(names, models, strict=True)
+        steps.evaluate(one, name, evaluation, id=f"evaluate_{name}")
+        for name, one in zip(names, models, strict=True)
     ]
     config = CompressConfig(
         model=model, calibration=calibration, importance=importance, prune=prune, datasets=datasets,

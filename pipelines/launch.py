@@ -40,6 +40,7 @@ def run_compress(path: Path, *, stack: str | None = None) -> dict[str, Any]:
     pinned = parameters.pinned()
     settings = {key: value for key, value in whole.items() if key != "parameters"}
     parse(PipelineRunConfiguration, settings, str(path))
+    _quiet_user_errors()
     root = Client.find_repository() or Path.cwd()
     activate_local_stack(root)
     if stack:
@@ -56,6 +57,24 @@ def run_compress(path: Path, *, stack: str | None = None) -> dict[str, Any]:
     if run is None:
         raise RegrowError("ZenML returned no run; see its log above")
     return _collect(Client().get_pipeline_run(run.id), root)
+
+
+class _OneLine(logging.Filter):
+    """Let regrow's own errors be logged as their one line; other errors keep their traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], RegrowError):
+            record.msg, record.args = f"{record.getMessage()} {record.exc_info[1]}", ()
+            record.exc_info = record.exc_text = None
+        return True
+
+
+def _quiet_user_errors() -> None:
+    for name in (None, "zenml"):
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(_OneLine())
+    # At every step it warns of each framework that is not installed and so cannot log by itself.
+    logging.getLogger("zenml.integrations.mlflow.experiment_trackers").setLevel(logging.ERROR)
 
 
 def _activate(stack: str) -> None:

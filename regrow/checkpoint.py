@@ -79,7 +79,9 @@ class Checkpoint(BaseModel):
         """
         from transformers import AutoTokenizer
 
-        if not any((self.folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        if not any(
+            (self.folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")
+        ):
             raise InputError(f"{self.folder}: no tokenizer; copy tokenizer.json from the base model into it")
         try:
             return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
@@ -115,13 +117,17 @@ class Checkpoint(BaseModel):
         from transformers import AutoModelForCausalLM
 
         where = device or devices.device()
-        chosen = devices.compute_dtype(self.stored_dtype(), where) if dtype == "auto" else getattr(torch, dtype)
+        chosen = (
+            devices.compute_dtype(self.stored_dtype(), where) if dtype == "auto" else getattr(torch, dtype)
+        )
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 self.folder, dtype=chosen, local_files_only=True, trust_remote_code=False
             )
         except (ValueError, KeyError, OSError) as error:
-            raise InputError(f"{self.folder}: cannot be loaded as a causal LM ({_first_line(error)})") from error
+            raise InputError(
+                f"{self.folder}: cannot be loaded as a causal LM ({_first_line(error)})"
+            ) from error
         return model.to(where).eval()
 
     def stored_dtype(self) -> "torch.dtype":

@@ -24,9 +24,7 @@ _MODEL = "model folder, GGUF file, hub:org/name@revision or mlflow:models:/name@
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO if arguments.verbose else logging.WARNING, format="%(name)s: %(message)s"
-    )
+    _log_to_stderr(logging.INFO if arguments.verbose else logging.WARNING)
     try:
         with _only_results_on_stdout() as stdout:
             result = arguments.handler(arguments)
@@ -53,6 +51,16 @@ def _only_results_on_stdout() -> Iterator[Any]:
     finally:
         sys.stdout.flush()
         os.dup2(real.fileno(), 1)
+
+
+def _log_to_stderr(level: int) -> None:
+    """Show regrow's own log; the libraries' loggers keep the handlers that they make themselves."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    logger = logging.getLogger("regrow")
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
 
 
 def _plain(result: dict[str, Any]) -> str:

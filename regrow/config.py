@@ -39,10 +39,14 @@ class CompressConfig(BaseModel):
 
     model: ModelSpec = Field(description="the model to compress")
     calibration: TextSpec = Field(description="texts that importance is measured on")
-    importance: ImportanceSpec = Field(default_factory=lambda: ImportanceSpec(), description="the measurement")
+    importance: ImportanceSpec = Field(
+        default_factory=lambda: ImportanceSpec(), description="the measurement"
+    )
     prune: PruneSpec = Field(default_factory=lambda: PruneSpec(), description="how much is removed")
     datasets: list[DatasetConfig] = Field(min_length=1, description="instruction sets; one tuned model each")
-    self_data: SelfDataSpec = Field(default_factory=lambda: SelfDataSpec(), description="how answers are rewritten")
+    self_data: SelfDataSpec = Field(
+        default_factory=lambda: SelfDataSpec(), description="how answers are rewritten"
+    )
     gate: GateSpec = Field(default_factory=lambda: GateSpec(), description="what the data must satisfy")
     tune: Recipe = Field(default_factory=lambda: Recipe(), description="how the pruned model is fine-tuned")
     evaluation: EvaluateSpec = Field(description="tasks and perplexity, the same for every model")
@@ -92,7 +96,9 @@ def read_config(path: Path) -> tuple[CompressConfig, dict[str, Any]]:
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; configurations that come with regrow are in configs/") from None
+        raise InputError(
+            f"{path}: no such file; configurations that come with regrow are in configs/"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
     except yaml.YAMLError as error:

@@ -45,7 +45,9 @@ class LayerImportance(BaseModel):
         description="[size - 1][start]: distance in [0, 1] between the input of block `start` and the output "
         "of block `start + size - 1`; null where the run would pass the last block"
     )
-    block_influence: list[float] = Field(description="1 - mean cosine(input, output) of each block, all tokens")
+    block_influence: list[float] = Field(
+        description="1 - mean cosine(input, output) of each block, all tokens"
+    )
     calibration_digest: str = Field(description="SHA-256 over the calibration texts")
     samples: int = Field(description="calibration texts")
     tokens: int = Field(description="calibration tokens, padding not counted")
@@ -65,7 +67,11 @@ class LayerImportance(BaseModel):
             raise InputError(
                 f"prune.blocks: {size} of {self.blocks} blocks cannot be removed; choose 1 to {self.blocks - 1}"
             )
-        row = [(distance, start) for start, distance in enumerate(self.angular_distance[size - 1]) if distance is not None]
+        row = [
+            (distance, start)
+            for start, distance in enumerate(self.angular_distance[size - 1])
+            if distance is not None
+        ]
         distance, start = min(row)
         return start, distance
 
@@ -99,7 +105,9 @@ def compute(checkpoint: Checkpoint, texts: list[str], spec: ImportanceSpec) -> L
     import torch
 
     if not texts:
-        raise InputError("importance: the calibration set is empty; name a text source with at least one text")
+        raise InputError(
+            "importance: the calibration set is empty; name a text source with at least one text"
+        )
     tokenizer = checkpoint.tokenizer()
     encoded = [ids for text in texts if len(ids := _encode(tokenizer, text, spec.max_tokens)) > 1]
     if not encoded:

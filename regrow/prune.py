@@ -114,7 +114,9 @@ def make_plan(importance: LayerImportance, spec: PruneSpec) -> PrunePlan:
     )
 
 
-def apply(checkpoint: Checkpoint, plan: PrunePlan, out: Path, *, max_shard_bytes: int = 5 * 10**9) -> Checkpoint:
+def apply(
+    checkpoint: Checkpoint, plan: PrunePlan, out: Path, *, max_shard_bytes: int = 5 * 10**9
+) -> Checkpoint:
     """Write the pruned checkpoint to `out`; peak memory is one copy buffer.
 
     Raises:
@@ -155,14 +157,18 @@ def pruned_config(config: Mapping[str, Any], plan: PrunePlan, where: Path) -> di
             f"{file}: model_type {family!r} is not a supported architecture; supported: {', '.join(sorted(FAMILIES))}"
         )
     if config.get("quantization_config"):
-        raise InputError(f"{file}: the weights are quantized; prune the original bf16 or fp32 checkpoint instead")
+        raise InputError(
+            f"{file}: the weights are quantized; prune the original bf16 or fp32 checkpoint instead"
+        )
     if config.get("num_kv_shared_layers"):
         raise InputError(f"{file}: blocks share keys and values (num_kv_shared_layers); not supported")
     depth = config.get("num_hidden_layers")
     if depth != plan.depth:
         raise InputError(f"{file}: num_hidden_layers is {depth}, the plan is for {plan.depth} blocks")
     new = {
-        key: [value[block] for block in plan.kept] if isinstance(value, list) and len(value) == depth else value
+        key: [value[block] for block in plan.kept]
+        if isinstance(value, list) and len(value) == depth
+        else value
         for key, value in config.items()
         if key != "architectures"
     }

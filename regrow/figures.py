@@ -1,0 +1,343 @@
+"""The plots of a report, as SVG that stands in a page by itself.
+
+matplotlib draws without a display; text stays text, so that it can be searched and read aloud. Colours are
+those of Okabe and Ito, and viridis: they can be told apart by colour-blind readers, and in grey print.
+"""
+
+import html
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, MUTED, RULE = "#1b1f24", "#5b6570", "#d5dae0"
+BASE, PRUNED, MERGED = "#6f7782", "#d55e00", "#009e73"
+TUNED = ("#0072b2", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442")
+# On these, white letters could not be read.
+_LIGHT = ("#e69f00", "#56b4e9", "#cc79a7", "#f0e442", "#999999")
+# In the order in which decisions are stacked: rewritten first, then the reasons to keep the reference.
+_DECISIONS = ("#009e73", "#d55e00", "#e69f00", "#56b4e9", "#cc79a7", "#999999")
+_STYLE: dict[str, Any] = {
+    "font.family": ["sans-serif"],
+    "font.size": 10,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "regrow",
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+
+
+def colours(names: Sequence[str]) -> dict[str, str]:
+    """Return each model's colour: the same in every plot of a report."""
+    tuned = iter(TUNED * (len(names) // len(TUNED) + 1))
+    fixed = {"base": BASE, "pruned": PRUNED, "merged": MERGED}
+    return {name: fixed.get(name) or next(tuned) for name in names}
+
+
+def heatmap_svg(
+    distance: Sequence[Sequence[float | None]], removed: tuple[int, int] | None = None, title: str = ""
+) -> str:
+    """Draw angular distance by block size and start.
+
+    Args:
+        distance: [size - 1][start]; None where the run would pass the last block.
+        removed: the blocks [start, stop) that were cut out, outlined in the plot.
+        title: replaces the title.
+    """
+    from matplotlib.patches import Rectangle
+
+    rows = [[math.nan if value is None else float(value) for value in row] for row in distance]
+    width = max(map(len, rows))
+    grid = [row + [math.nan] * (width - len(row)) for row in rows]
+    with _figure(7.6, 5.2) as (figure, save):
+        axes = figure.subplots()
+        mesh = axes.pcolormesh(
+            [x - 0.5 for x in range(width + 1)],
+            [y + 0.5 for y in range(len(grid) + 1)],
+            grid,
+            cmap="viridis",
+            edgecolor="face",
+            linewidth=0.3,
+            # Thousands of cells would make a page of megabytes.
+            rasterized=len(grid) * width > 2500,
+        )
+        best = [
+            (min((value, x) for x, value in enumerate(row) if not math.isnan(value))[1], y + 1)
+            for y, row in enumerate(grid)
+            if not all(map(math.isnan, row))
+        ]
+        starts, sizes = [x for x, _ in best], [y for _, y in best]
+        axes.scatter(starts, sizes, s=9, color="white", edgecolor=INK, linewidth=0.6, zorder=3)
+        if removed:
+            start, size = removed[0], removed[1] - removed[0]
+            box = Rectangle((start - 0.5, size - 0.5), 1, 1, fill=False, edgecolor=PRUNED, linewidth=2.4)
+            axes.add_patch(box)
+            axes.annotate(
+                f"removed: blocks {removed[0]} to {removed[1] - 1}",
+                (start + 0.5, size + 0.5),
+                xytext=(0.97, 0.64),
+                textcoords="axes fraction",
+                horizontalalignment="right",
+                color=PRUNED,
+                weight="bold",
+                arrowprops={"arrowstyle": "-", "color": PRUNED, "linewidth": 1.2, "shrinkB": 4},
+            )
+        axes.set(xlabel="first block of the run", ylabel="number of blocks in the run")
+        axes.set_title(title or "Angular distance across a run of blocks (dot: the least of its row)")
+        bar = figure.colorbar(mesh, ax=axes, pad=0.02)
+        bar.outline.set_visible(False)
+        bar.set_label("angular distance (0 same direction, 1 opposite)")
+        where = f"; the removed run is blocks {removed[0]} to {removed[1] - 1}" if removed else ""
+        return save(f"Heatmap of angular distance for {len(rows)} sizes and {width} starts{where}")
+
+
+def influence_svg(influence: Sequence[float], removed: tuple[int, int] | None = None) -> str:
+    """Draw Block Influence of every block, the removed ones in another colour."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    inside = range(*removed) if removed else range(0)
+    with _figure(7.6, 2.6) as (figure, save):
+        axes = figure.subplots()
+        colour = [PRUNED if block in inside else BASE for block in range(len(influence))]
+        axes.bar(range(len(influence)), influence, color=colour, width=0.8)
+        if all(value > 0 for value in influence):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.grid(axis="y")
+        axes.margins(x=0.01)
+        axes.set(xlabel="block", ylabel="influence, log scale")
+        axes.set_title("Block Influence (1 - mean cosine of input and output)")
+        if removed:
+            axes.plot([], [], "s", color=PRUNED, label="removed")
+            axes.plot([], [], "s", color=BASE, label="kept")
+            axes.legend(
+                ncols=2, loc="lower right", bbox_to_anchor=(1.01, 0.99), borderpad=0, handletextpad=0.1
+            )
+        return save(f"Bars of Block Influence for {len(influence)} blocks")
+
+
+def models_svg(models: Sequence[Mapping[str, Any]]) -> str:
+    """Draw recovery and perplexity of every model, side by side.
+
+    Args:
+        models: entries of summary.json; `recovery_interval` [low, high] gives whiskers where there is one.
+    """
+    names = [str(model["name"]) for model in models]
+    colour = colours(names)
+    with _figure(7.6, 0.9 + 0.42 * len(names)) as (figure, save):
+        left, right = figure.subplots(1, 2, sharey=True)
+        recovered = [model.get("recovery") for model in models]
+        for place, (model, value) in enumerate(zip(models, recovered, strict=True)):
+            if value is None:
+                continue
+            left.barh(place, 100 * value, color=colour[names[place]], height=0.66)
+            low, high = model.get("recovery_interval") or (None, None)
+            if low is not None and high is not None:
+                left.plot([100 * low, 100 * high], [place, place], color=INK, linewidth=1.3)
+            left.text(
+                1.5,
+                place,
+                f"{100 * value:.1f} %",
+                va="center",
+                color=_on(colour[names[place]]),
+                weight="bold",
+            )
+        left.axvline(100, color=INK, linewidth=1, linestyle=(0, (3, 2)))
+        left.set(
+            xlabel="share of the base model's mean score, %", yticks=range(len(names)), yticklabels=names
+        )
+        left.set_title("Recovery (line: 95 % interval)")
+        left.invert_yaxis()
+        values = [_finite(model.get("perplexity")) for model in models]
+        top = max((value for value in values if value is not None), default=1.0)
+        log_scale = top > 50 * min((value for value in values if value), default=1.0)
+        for place, value in enumerate(values):
+            if value is not None:
+                right.barh(place, value, color=colour[names[place]], height=0.66)
+            right.annotate(
+                _number(models[place].get("perplexity")),
+                (value or 0, place),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+            )
+        if log_scale:
+            right.set_xscale("log")
+        right.set(xlabel="perplexity (lower is better)")
+        right.set_xlim(right=top * (4 if log_scale else 1.2))
+        right.set_title("Perplexity")
+        for axes in (left, right):
+            axes.grid(axis="x")
+            axes.tick_params(axis="y", length=0)
+        said = ", ".join(
+            f"{name} {100 * value:.1f} %"
+            for name, value in zip(names, recovered, strict=True)
+            if value is not None
+        )
+        return save(f"Bars of recovery ({said}) and of perplexity")
+
+
+def scores_svg(models: Sequence[Mapping[str, Any]]) -> str:
+    """Draw every model's score on every task, with one standard error."""
+    names = [str(model["name"]) for model in models]
+    colour = colours(names)
+    tasks = list(dict.fromkeys(task for model in models for task in model.get("scores") or {}))
+    with _figure(7.6, 3.4) as (figure, save):
+        axes = figure.subplots()
+        width = 0.84 / max(1, len(models))
+        for place, model in enumerate(models):
+            at = [number + (place - (len(models) - 1) / 2) * width for number in range(len(tasks))]
+            pairs = [score_of(model, task) for task in tasks]
+            axes.bar(
+                at,
+                [value or 0.0 for value, _ in pairs],
+                width * 0.92,
+                yerr=[error or 0.0 for _, error in pairs],
+                color=colour[names[place]],
+                label=names[place],
+                error_kw={"ecolor": INK, "elinewidth": 1},
+            )
+        axes.set(ylabel="score", xticks=range(len(tasks)), xticklabels=tasks)
+        axes.grid(axis="y")
+        axes.tick_params(axis="x", length=0)
+        axes.set_title("Score by task (line: one standard error)")
+        figure.legend(ncols=min(5, max(1, len(names))), loc="outside lower center")
+        return save(f"Bars of scores of {len(models)} models on {', '.join(tasks)}")
+
+
+def loss_svg(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Draw training loss by step, one curve a dataset, with a running mean over a tenth of the steps.
+
+    Args:
+        logs: for each dataset, entries with `step` and `loss` (nats per response token).
+    """
+    with _figure(7.6, 3.0) as (figure, save):
+        axes = figure.subplots()
+        for (name, log), colour in zip(logs.items(), TUNED * len(logs), strict=False):
+            entries = [entry for entry in log if _finite(entry.get("loss")) is not None]
+            steps, losses = [entry["step"] for entry in entries], [float(entry["loss"]) for entry in entries]
+            reach = len(losses) // 20
+            around = [losses[max(0, i - reach) : i + reach + 1] for i in range(len(losses))]
+            smooth = [sum(part) / len(part) for part in around]
+            axes.plot(steps, losses, color=colour, alpha=0.35, linewidth=0.9)
+            axes.plot(steps, smooth, color=colour, linewidth=2, label=name)
+        axes.set(xlabel="optimizer step", ylabel="loss, nats per response token")
+        axes.grid(axis="y")
+        axes.set_title("Training loss (bold: running mean)")
+        if logs:
+            axes.legend(loc="upper right")
+        return save(f"Curves of training loss for {', '.join(logs)}")
+
+
+def decisions_svg(decisions: Mapping[str, Mapping[str, int]]) -> str:
+    """Draw what became of every set's answers: rewritten, or kept and why."""
+    kinds = list(dict.fromkeys(kind for counts in decisions.values() for kind in counts))
+    kinds.sort(key=lambda kind: kind != "rewritten")
+    with _figure(7.6, 1.25 + 0.45 * len(decisions)) as (figure, save):
+        axes = figure.subplots()
+        for row, counts in enumerate(decisions.values()):
+            total = max(1, sum(counts.values()))
+            left = 0.0
+            for kind, colour in zip(kinds, _DECISIONS * len(kinds), strict=False):
+                share = 100 * counts.get(kind, 0) / total
+                axes.barh(row, share, left=left, color=colour, height=0.62, label=kind if row == 0 else None)
+                if share >= 6:
+                    axes.text(
+                        left + share / 2, row, f"{share:.0f} %", ha="center", va="center", color=_on(colour)
+                    )
+                left += share
+        axes.set(
+            yticks=range(len(decisions)),
+            yticklabels=list(decisions),
+            xlabel="share of answers, %",
+            xlim=(0, 100),
+        )
+        axes.tick_params(axis="y", length=0)
+        axes.invert_yaxis()
+        axes.set_title("What became of the reference answers")
+        figure.legend(ncols=3, loc="outside lower center", fontsize=9)
+        return save(f"Stacked bars of decisions for {', '.join(decisions)}")
+
+
+def score_of(model: Mapping[str, Any], task: str) -> tuple[float | None, float | None]:
+    """Return a task's value and standard error from an entry of summary.json, which may hold either form."""
+    score = (model.get("scores") or {}).get(task)
+    if isinstance(score, Mapping):
+        return _finite(score.get("value")), _finite(score.get("stderr"))
+    return _finite(score), None
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _on(colour: str) -> str:
+    return INK if colour in _LIGHT else "white"
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "not measured"
+    if not math.isfinite(value):
+        return "infinite"
+    return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[tuple["Figure", Any]]:
+    """Yield an empty figure of so many inches, and the function that turns it into SVG."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        # Not pyplot: it keeps figures alive, and would choose a backend for the whole process.
+        figure = Figure(figsize=(width, height))
+        yield figure, lambda text: _svg(figure, text)
+
+
+def _svg(figure: "Figure", text: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(
+        buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+    )
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # Names must differ between the plots of one page.
+    own = f"f{abs(hash_of(svg)):x}"
+    svg = re.sub(r'\bid="', f'id="{own}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{own}-", svg)
+    svg = re.sub(r'href="#', f'href="#{own}-', svg)
+    label = html.escape(text, quote=True)
+    head = f'<svg role="img" aria-label="{label}" class="figure"'
+    svg = re.sub(r"^<svg", head, svg, count=1)
+    return re.sub(r">", f"><title>{html.escape(text)}</title>", svg, count=1)
+
+
+def hash_of(text: str) -> int:
+    """Return a number that is the same in every process, unlike `hash`."""
+    from zlib import crc32
+
+    return crc32(text.encode())

@@ -1,0 +1,17 @@
+"""The gate: what a rewritten set must satisfy before a model is trained on it."""
+
+from regrow.quality.decontaminate import without_contamination
+from regrow.quality.gate import enforce, validate
+from regrow.quality.page import explain, page
+from regrow.quality.spec import Finding, GateResult, GateSpec
+
+__all__ = [
+    "Finding",
+    "GateResult",
+    "GateSpec",
+    "enforce",
+    "explain",
+    "page",
+    "validate",
+    "without_contamination",
+]

@@ -1,0 +1,28 @@
+"""Self-data distillation: the unpruned model rewrites reference answers in its own words."""
+
+from regrow.selfdata.answers import equal, extract, matches
+from regrow.selfdata.distill import SelfDataSpec, distill
+from regrow.selfdata.engine import Engine, Generation, Sampling, TransformersEngine
+from regrow.selfdata.prompts import load_template, question, student_messages
+from regrow.selfdata.rule import BANNED_PHRASES, DECISIONS, REWRITTEN
+from regrow.selfdata.store import COLUMNS, SelfData
+
+__all__ = [
+    "BANNED_PHRASES",
+    "COLUMNS",
+    "DECISIONS",
+    "REWRITTEN",
+    "Engine",
+    "Generation",
+    "Sampling",
+    "SelfData",
+    "SelfDataSpec",
+    "TransformersEngine",
+    "distill",
+    "equal",
+    "extract",
+    "load_template",
+    "matches",
+    "question",
+    "student_messages",
+]

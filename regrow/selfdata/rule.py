@@ -1,0 +1,80 @@
+"""The rule of self-data distillation: when a rewrite takes the place of the reference answer.
+
+A rewrite is accepted when it is whole, clean and ends in the record's final answer (arXiv 2410.09982, after
+SDFT, arXiv 2402.13669); otherwise the reference stays and the decision says why.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from regrow.selfdata import answers
+from regrow.selfdata.engine import Generation
+
+REWRITTEN = "rewritten"
+# Why a reference stayed.
+DIFFERS = "kept: answer differs"
+BANNED = "kept: banned phrase"
+UNFINISHED = "kept: unfinished"
+EMPTY = "kept: empty"
+OVERLONG = "kept: prompt too long"
+NO_ANSWER = "kept: no answer to compare"
+DECISIONS = (REWRITTEN, DIFFERS, BANNED, UNFINISHED, EMPTY, OVERLONG, NO_ANSWER)
+
+# The model speaks about its task instead of answering.
+TASK_PHRASES = (
+    "reference answer",
+    "your response",
+    "my response",
+    "your own response",
+    "your own words",
+    "my own words",
+    "now it's your turn",
+)
+# It speaks about itself, or declines.
+REFUSALS = (
+    "as an ai",
+    "as a language model",
+    "i'm sorry, but",
+    "i am sorry, but",
+    "i cannot assist",
+    "i can't assist",
+    "i cannot help with",
+)
+BANNED_PHRASES = TASK_PHRASES + REFUSALS
+
+
+def judge(generation: Generation, prefix: str, answer: str | None, family: str, banned: Sequence[str]) -> str:
+    """Decide on one rewrite; see the decisions of this module."""
+    if generation.overlong:
+        return OVERLONG
+    if not generation.text.strip():
+        return EMPTY
+    if not generation.finished:
+        return UNFINISHED
+    if banned_phrase(generation.text, banned):
+        return BANNED
+    if family != "open" and answer is None:
+        return NO_ANSWER
+    return REWRITTEN if answers.matches(join(prefix, generation.text), answer, family) else DIFFERS
+
+
+def banned_phrase(text: str, banned: Sequence[str]) -> str | None:
+    """Return the first banned phrase that stands in a text as whole words, in any case."""
+    text = " ".join(text.replace("\u2019", "'").casefold().split())
+    for phrase in banned:
+        if re.search(rf"(?<!\w){re.escape(' '.join(phrase.casefold().split()))}(?!\w)", text):
+            return phrase
+    return None
+
+
+def join(prefix: str, text: str) -> str:
+    """Put the answer together from its given start and what the model wrote."""
+    # Some tokenizers drop the leading space of the first token that they decode.
+    gap = "" if not prefix or text[:1].isspace() else " "
+    return f"{prefix}{gap}{text}".strip()
+
+
+def acceptance_rate(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Return the share of rows whose response is a rewrite, 0 when there are none."""
+    return round(sum(row["decision"] == REWRITTEN for row in rows) / len(rows), 6) if rows else 0.0

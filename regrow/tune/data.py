@@ -1,0 +1,208 @@
+"""From rows to tokens: what the worker trains on, in the order it trains on it.
+
+Rows are tokenized once, by the parent process, so that every row that is cut, dropped or unusable is known
+before a trainer starts, and the job's digest covers the very tokens. The order is drawn here too: batches
+of similar length waste little on padding, and a resumed run finds the same batches.
+"""
+
+import json
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regrow.errors import InputError
+from regrow.selfdata.prompts import student_messages
+from regrow.tune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+# Batches whose examples are sorted together: enough for similar lengths, few enough to stay mixed.
+_POOL = 50
+
+
+@dataclass
+class Examples:
+    """Tokenized training examples and what became of the rows.
+
+    Attributes:
+        tokens: token ids of each example, prompt and response.
+        prompts: how many of them are the prompt, on which there is no loss.
+    """
+
+    tokens: list[list[int]] = field(default_factory=list)
+    prompts: list[int] = field(default_factory=list)
+    truncated: int = 0
+    dropped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the tokens and prompt lengths."""
+        return sha256(json.dumps([self.tokens, self.prompts], separators=(",", ":")).encode()).hexdigest()
+
+    def summary(self) -> dict[str, int]:
+        """Counts for the record."""
+        total = sum(map(len, self.tokens))
+        return {
+            "examples": len(self),
+            "truncated": self.truncated,
+            "dropped": self.dropped,
+            "tokens_per_epoch": total,
+            "response_tokens_per_epoch": total - sum(self.prompts),
+        }
+
+
+def data_file(data: Path) -> Path:
+    """Return the file that holds the rows: `data` itself, or the records of a SelfData folder."""
+    records = data / "records.parquet"
+    return records if records.exists() else data
+
+
+def read_rows(data: Path, recipe: Recipe) -> list[dict[str, str]]:
+    """Return instruction, input and response of every row.
+
+    Args:
+        data: a SelfData folder, a folder saved by `datasets`, or a .parquet, .jsonl[.gz], .json, .csv file.
+        recipe: says which column the response is.
+
+    Raises:
+        InputError: the file is missing, empty or malformed, lacks a column, or has an empty cell in one.
+    """
+    from regrow.source import read_rows as read
+
+    file = data_file(data)
+    rows = read(str(file))
+    present = {name for row in rows for name in row}
+    if missing := [name for name in ("instruction", recipe.column) if name not in present]:
+        raise InputError(
+            f"{file}: no column {' and no column '.join(missing)} (it has: {', '.join(sorted(present))}); "
+            f"training with responses: {recipe.responses} needs instruction and {recipe.column}"
+        )
+    return [_row(file, number, row, recipe.column) for number, row in enumerate(rows, start=1)]
+
+
+def _row(file: Path, number: int, row: dict[str, Any], column: str) -> dict[str, str]:
+    for name in ("instruction", column):
+        value = row.get(name)
+        if not isinstance(value, str) or not value.strip():
+            raise InputError(f"{file}: row {number}: {name} is empty or not text; fix or remove the row")
+    extra = row.get("input")
+    return {
+        "instruction": row["instruction"],
+        "input": extra if isinstance(extra, str) else "",
+        "response": row[column],
+    }
+
+
+def encode(rows: Sequence[dict[str, str]], tokenizer: "PreTrainedTokenizerBase", recipe: Recipe) -> Examples:
+    """Tokenize rows as conversations of one user turn and the assistant's response.
+
+    An example over `recipe.max_length` is cut at its end or left out; one whose prompt alone fills the
+    length is always left out, since nothing of the response would remain. Both are counted and logged.
+
+    Raises:
+        InputError: no example fits, or the chat template has no place for the response.
+    """
+    examples = Examples()
+    for row in rows:
+        user, assistant = student_messages(row)
+        prompt = _ids(tokenizer, [user], add_generation_prompt=True)
+        whole = _ids(tokenizer, [user, assistant], add_generation_prompt=False)
+        start = _common_prefix(prompt, whole)
+        if start == len(whole):
+            raise InputError("chat template: leaves out the assistant's turn; the model has no text to learn")
+        if len(whole) > recipe.max_length:
+            if recipe.too_long == "drop" or start >= recipe.max_length:
+                examples.dropped += 1
+                continue
+            examples.truncated += 1
+            whole = whole[: recipe.max_length]
+        examples.tokens.append(whole)
+        examples.prompts.append(start)
+    if not examples.tokens:
+        raise InputError(f"recipe.max_length: no example fits in {recipe.max_length} tokens; raise it")
+    if examples.truncated or examples.dropped:
+        log.warning(
+            "%d of %d examples are longer than max_length=%d tokens: %d cut, %d left out",
+            examples.truncated + examples.dropped, len(rows), recipe.max_length,
+            examples.truncated, examples.dropped,
+        )  # fmt: skip
+    return examples
+
+
+def _ids(
+    tokenizer: "PreTrainedTokenizerBase", turns: list[dict[str, str]], *, add_generation_prompt: bool
+) -> list[int]:
+    encoded = tokenizer.apply_chat_template(
+        turns, tokenize=True, add_generation_prompt=add_generation_prompt, return_dict=True
+    )
+    return list(encoded["input_ids"])
+
+
+def _common_prefix(prompt: list[int], whole: list[int]) -> int:
+    # Templates that render the open assistant turn differently from a finished one (an empty thinking
+    # section, a stripped space) part before the prompt's end; the loss starts where they part.
+    for i, (a, b) in enumerate(zip(prompt, whole, strict=False)):
+        if a != b:
+            return i
+    return min(len(prompt), len(whole))
+
+
+def order(lengths: Sequence[int], recipe: Recipe, processes: int = 1) -> list[int]:
+    """Return which example is trained on when, for the whole run.
+
+    Every epoch is a fresh permutation, cut into batches of similar length that come in random order.
+    Examples that do not fill the last batch of an epoch open the next one.
+
+    Args:
+        lengths: tokens of each example.
+        recipe: batch size, epochs or steps, seed.
+        processes: how many processes share a step.
+    """
+    size = recipe.batch_size
+    if recipe.max_steps is not None:
+        wanted = recipe.max_steps * size * recipe.gradient_accumulation * processes
+    else:
+        wanted = max(1, round(recipe.epochs * len(lengths)))
+    chooser = random.Random(recipe.seed)  # noqa: S311 - a shuffle, not a secret
+    result: list[int] = []
+    carry: list[int] = []
+    while len(result) + len(carry) < wanted:
+        fresh = list(range(len(lengths)))
+        chooser.shuffle(fresh)
+        pool = carry + fresh
+        whole = len(pool) // size * size
+        pool, carry = pool[:whole], pool[whole:]
+        batches = []
+        for start in range(0, whole, size * _POOL):
+            group = sorted(pool[start : start + size * _POOL], key=lambda i: (-lengths[i], i))
+            batches += [group[i : i + size] for i in range(0, len(group), size)]
+        chooser.shuffle(batches)
+        result += [i for batch in batches for i in batch]
+    return (result + carry)[:wanted]
+
+
+def write_examples(examples: Examples, path: Path) -> None:
+    """Write examples for the worker: one JSON list `[prompt length, token ids]` a line."""
+    with path.open("w", encoding="utf-8") as stream:
+        for tokens, prompt in zip(examples.tokens, examples.prompts, strict=True):
+            stream.write(json.dumps([prompt, tokens], separators=(",", ":")) + "\n")
+
+
+def load_examples(path: Path) -> Examples:
+    """Read what `write_examples` wrote."""
+    examples = Examples()
+    with path.open(encoding="utf-8") as stream:
+        for line in stream:
+            prompt, tokens = json.loads(line)
+            examples.tokens.append(tokens)
+            examples.prompts.append(prompt)
+    return examples
