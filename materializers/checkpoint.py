@@ -38,7 +38,9 @@ class CheckpointMaterializer(BaseMaterializer):
         if checkpoint.digest != record["digest"]:
             found = manifest(folder)
             changed = sorted(
-                name for name in found.keys() | record["files"].keys() if found.get(name) != record["files"].get(name)
+                name
+                for name in found.keys() | record["files"].keys()
+                if found.get(name) != record["files"].get(name)
             )
             if not self.uri.startswith(str(folder.parent)):
                 shutil.rmtree(folder, ignore_errors=True)

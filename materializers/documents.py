@@ -18,7 +18,8 @@ class _Document(PydanticMaterializer):
     """A pydantic model with a page that draws it."""
 
     SKIP_REGISTRATION: ClassVar[bool] = True
-    draw: ClassVar[Callable[[Any], str]]
+    # Any signature: each document is drawn from its own type.
+    draw: ClassVar[Callable[..., str]]
 
     def save_visualizations(self, data: BaseModel) -> dict[str, VisualizationType]:
         """Write the page beside the JSON."""

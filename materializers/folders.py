@@ -26,7 +26,11 @@ def put_folder(folder: Path, uri: str) -> None:
     for parent in sorted({os.path.dirname(f"{uri}/{name}") for name in names}):  # noqa: PTH120 - a URI, not a path
         fileio.makedirs(parent)
     with ThreadPoolExecutor(max_workers=8) as pool:
-        list(pool.map(lambda pair: fileio.copy(str(pair[0]), f"{uri}/{pair[1]}"), zip(files, names, strict=True)))
+        list(
+            pool.map(
+                lambda pair: fileio.copy(str(pair[0]), f"{uri}/{pair[1]}"), zip(files, names, strict=True)
+            )
+        )
 
 
 def get_folder(uri: str, names: list[str], key: str) -> Path:

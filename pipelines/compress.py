@@ -1,6 +1,5 @@
 """The main pipeline: prune, let the unpruned model rewrite, check, tune, evaluate, merge, register."""
 
-from regrow.quality import GateSpec
 from zenml import pipeline
 from zenml.enums import ExecutionMode
 
@@ -10,6 +9,7 @@ from regrow.evaluate import EvaluateSpec
 from regrow.importance import ImportanceSpec
 from regrow.merge import MergeSpec
 from regrow.prune import PruneSpec
+from regrow.quality import GateSpec
 from regrow.registry import RegistrySpec
 from regrow.selfdata import SelfDataSpec
 from regrow.source import DatasetSpec, ModelSpec, TextSpec

@@ -1,50 +1,21 @@
 """The plots of a report, as SVG that stands in a page by itself.
 
-matplotlib draws without a display; text stays text, so that it can be searched and read aloud. Colours are
+Colours are
 those of Okabe and Ito, and viridis: they can be told apart by colour-blind readers, and in grey print.
 """
 
-import html
-import io
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from regrow.canvas import INK, canvas
 
-INK, MUTED, RULE = "#1b1f24", "#5b6570", "#d5dae0"
 BASE, PRUNED, MERGED = "#6f7782", "#d55e00", "#009e73"
 TUNED = ("#0072b2", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442")
 # On these, white letters could not be read.
 _LIGHT = ("#e69f00", "#56b4e9", "#cc79a7", "#f0e442", "#999999")
 # In the order in which decisions are stacked: rewritten first, then the reasons to keep the reference.
 _DECISIONS = ("#009e73", "#d55e00", "#e69f00", "#56b4e9", "#cc79a7", "#999999")
-_STYLE: dict[str, Any] = {
-    "font.family": ["sans-serif"],
-    "font.size": 10,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "regrow",
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": RULE,
-    "grid.linewidth": 0.8,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-}
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
@@ -69,7 +40,7 @@ def heatmap_svg(
     rows = [[math.nan if value is None else float(value) for value in row] for row in distance]
     width = max(map(len, rows))
     grid = [row + [math.nan] * (width - len(row)) for row in rows]
-    with _figure(7.6, 5.2) as (figure, save):
+    with canvas(7.6, 5.2) as (figure, save):
         axes = figure.subplots()
         mesh = axes.pcolormesh(
             [x - 0.5 for x in range(width + 1)],
@@ -116,7 +87,7 @@ def influence_svg(influence: Sequence[float], removed: tuple[int, int] | None = 
     from matplotlib.ticker import LogLocator, NullFormatter
 
     inside = range(*removed) if removed else range(0)
-    with _figure(7.6, 2.6) as (figure, save):
+    with canvas(7.6, 2.6) as (figure, save):
         axes = figure.subplots()
         colour = [PRUNED if block in inside else BASE for block in range(len(influence))]
         axes.bar(range(len(influence)), influence, color=colour, width=0.8)
@@ -146,7 +117,7 @@ def models_svg(models: Sequence[Mapping[str, Any]]) -> str:
     """
     names = [str(model["name"]) for model in models]
     colour = colours(names)
-    with _figure(7.6, 0.9 + 0.42 * len(names)) as (figure, save):
+    with canvas(7.6, 0.9 + 0.42 * len(names)) as (figure, save):
         left, right = figure.subplots(1, 2, sharey=True)
         recovered = [model.get("recovery") for model in models]
         for place, (model, value) in enumerate(zip(models, recovered, strict=True)):
@@ -204,7 +175,7 @@ def scores_svg(models: Sequence[Mapping[str, Any]]) -> str:
     names = [str(model["name"]) for model in models]
     colour = colours(names)
     tasks = list(dict.fromkeys(task for model in models for task in model.get("scores") or {}))
-    with _figure(7.6, 3.4) as (figure, save):
+    with canvas(7.6, 3.4) as (figure, save):
         axes = figure.subplots()
         width = 0.84 / max(1, len(models))
         for place, model in enumerate(models):
@@ -233,7 +204,7 @@ def loss_svg(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     Args:
         logs: for each dataset, entries with `step` and `loss` (nats per response token).
     """
-    with _figure(7.6, 3.0) as (figure, save):
+    with canvas(7.6, 3.0) as (figure, save):
         axes = figure.subplots()
         for (name, log), colour in zip(logs.items(), TUNED * len(logs), strict=False):
             entries = [entry for entry in log if _finite(entry.get("loss")) is not None]
@@ -255,7 +226,7 @@ def decisions_svg(decisions: Mapping[str, Mapping[str, int]]) -> str:
     """Draw what became of every set's answers: rewritten, or kept and why."""
     kinds = list(dict.fromkeys(kind for counts in decisions.values() for kind in counts))
     kinds.sort(key=lambda kind: kind != "rewritten")
-    with _figure(7.6, 1.25 + 0.45 * len(decisions)) as (figure, save):
+    with canvas(7.6, 1.25 + 0.45 * len(decisions)) as (figure, save):
         axes = figure.subplots()
         for row, counts in enumerate(decisions.values()):
             total = max(1, sum(counts.values()))
@@ -303,41 +274,3 @@ def _number(value: Any) -> str:
     if not math.isfinite(value):
         return "infinite"
     return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
-
-
-@contextmanager
-def _figure(width: float, height: float) -> Iterator[tuple["Figure", Any]]:
-    """Yield an empty figure of so many inches, and the function that turns it into SVG."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(_STYLE):
-        # Not pyplot: it keeps figures alive, and would choose a backend for the whole process.
-        figure = Figure(figsize=(width, height))
-        yield figure, lambda text: _svg(figure, text)
-
-
-def _svg(figure: "Figure", text: str) -> str:
-    buffer = io.StringIO()
-    figure.savefig(
-        buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-    )
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    # Names must differ between the plots of one page.
-    own = f"f{abs(hash_of(svg)):x}"
-    svg = re.sub(r'\bid="', f'id="{own}-', svg)
-    svg = re.sub(r"url\(#", f"url(#{own}-", svg)
-    svg = re.sub(r'href="#', f'href="#{own}-', svg)
-    label = html.escape(text, quote=True)
-    head = f'<svg role="img" aria-label="{label}" class="figure"'
-    svg = re.sub(r"^<svg", head, svg, count=1)
-    return re.sub(r">", f"><title>{html.escape(text)}</title>", svg, count=1)
-
-
-def hash_of(text: str) -> int:
-    """Return a number that is the same in every process, unlike `hash`."""
-    from zlib import crc32
-
-    return crc32(text.encode())

@@ -9,6 +9,7 @@ take the states themselves.
 
 import logging
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,7 @@ def compute(checkpoint: Checkpoint, texts: list[str], spec: ImportanceSpec) -> L
             "importance: the calibration set is empty; name a text source with at least one text"
         )
     tokenizer = checkpoint.tokenizer()
-    encoded = [ids for text in texts if len(ids := _encode(tokenizer, text, spec.max_tokens)) > 1]
+    encoded = [row for text in texts if len(row := _encode(tokenizer, text, spec.max_tokens)) > 1]
     if not encoded:
         raise InputError("importance: no calibration text has two tokens; choose longer texts")
     model = checkpoint.load(dtype=spec.dtype)
@@ -125,7 +126,7 @@ def compute(checkpoint: Checkpoint, texts: list[str], spec: ImportanceSpec) -> L
             rows = torch.arange(len(ids), device=ids.device)
             final = torch.stack([state[rows, last] for state in states]).float()  # (depth + 1, batch, d)
             angles += _angles(final).cpu()
-            for block, (before, after) in enumerate(zip(states, states[1:], strict=False)):
+            for block, (before, after) in enumerate(pairwise(states)):
                 cosine = torch.nn.functional.cosine_similarity(before.float(), after.float(), dim=-1)
                 cosines[block] += cosine[mask.bool()].double().sum().cpu()
             tokens += int(mask.sum())

@@ -22,7 +22,9 @@ def fine_tune(
     with measured():
         work = work_dir()
         tuned = tune.tune(pruned, accepted.folder, recipe, fresh(work / "tuned"), work=work / "job")
-        record = TuningRecord(dataset=name, digest=tuned.checkpoint.digest, log=tuned.log, summary=tuned.summary)
+        record = TuningRecord(
+            dataset=name, digest=tuned.checkpoint.digest, log=tuned.log, summary=tuned.summary
+        )
         log_stage(f"fine_tune.{name}", recipe, record)
         if mlflow.active_run():
             mlflow.log_artifacts(str(tuned.folder / "adapter"), f"fine_tune.{name}/adapter")

@@ -7,7 +7,6 @@ from zenml import step
 from regrow.checkpoint import Checkpoint
 from regrow.records import read_records
 from regrow.selfdata import SelfData, SelfDataSpec, distill, prompts
-from regrow.selfdata import distill as distilling
 from regrow.source import DatasetSpec
 from steps.caching import depends_on
 from steps.tracking import log_stage
@@ -15,7 +14,9 @@ from steps.workspace import measured, work_dir
 
 
 @step(experiment_tracker=True, cache_policy=depends_on(prompts))
-def generate_self_data(base: Checkpoint, dataset: DatasetSpec, spec: SelfDataSpec) -> Annotated[SelfData, "self_data"]:
+def generate_self_data(
+    base: Checkpoint, dataset: DatasetSpec, spec: SelfDataSpec
+) -> Annotated[SelfData, "self_data"]:
     """Let the unpruned model rewrite every reference answer (regrow.selfdata)."""
     with measured():
         work = work_dir()

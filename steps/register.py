@@ -49,12 +49,16 @@ def register(
         tags = _tags(best, models, scores, plan, gates, config)
         run = mlflow.active_run()
         metrics = {"recovery": best.mean / scores[0].mean} if best.scores else {}
-        registered = register_model(chosen, spec, tags=tags, metrics=metrics, run_id=run.info.run_id if run else None)
+        registered = register_model(
+            chosen, spec, tags=tags, metrics=metrics, run_id=run.info.run_id if run else None
+        )
         seconds, peak = usage()
         pairs = list(zip(models, scores, strict=True))
         summary = summarise(pairs, data, gates, registered, seconds=seconds, peak_memory_bytes=peak)
         page = report.run_page(summary, importance, plan, data, gates, tunings, merging, config)
-        log_metadata(tags | {"mlflow_version": registered.version, "mlflow_uri": registered.uri}, infer_model=True)
+        log_metadata(
+            tags | {"mlflow_version": registered.version, "mlflow_uri": registered.uri}, infer_model=True
+        )
         get_step_context().model.set_stage("staging", force=True)
         if run:
             mlflow.log_dict(summary, "summary.json")

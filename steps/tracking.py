@@ -60,7 +60,10 @@ def _(result: LayerImportance) -> Facts:
             "best_distance_by_size": [(size, distance) for size, (_, distance) in best.items()],
             "block_influence": list(enumerate(result.block_influence)),
         },
-        texts={"importance.json": result.model_dump_json(indent=2), "importance.html": report.importance_page(result)},
+        texts={
+            "importance.json": result.model_dump_json(indent=2),
+            "importance.html": report.importance_page(result),
+        },
     )
 
 
@@ -93,7 +96,9 @@ def _(result: GateResult) -> Facts:
 @facts.register
 def _(result: TuningRecord) -> Facts:
     keys = ("loss", "learning_rate", "tokens_per_second", "grad_norm")
-    series = {key: [(row["step"], row[key]) for row in result.log if row.get(key) is not None] for key in keys}
+    series = {
+        key: [(row["step"], row[key]) for row in result.log if row.get(key) is not None] for key in keys
+    }
     numbers = {key: value for key, value in result.summary.items() if isinstance(value, int | float)}
     return Facts(
         params={"digest": result.digest},

@@ -19,7 +19,7 @@ def work_dir() -> Path:
     killed goes on from them. On a cluster it is a volume that outlives the pod.
     """
     root = Path(os.environ.get("REGROW_WORK", "runs/work")).absolute()
-    folder = root / get_step_context().step_run.name
+    folder: Path = root / get_step_context().step_run.name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

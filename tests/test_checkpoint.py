@@ -41,7 +41,10 @@ def test_parameters_count_tied_embeddings_once(tiny):
         (lambda folder: shutil.rmtree(folder), "no such folder"),
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
-        (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "pickled weights"),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+            "pickled weights",
+        ),
         (lambda folder: (folder / "model.safetensors").unlink(), "not a model folder"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "not a safetensors file"),
         (

@@ -7,7 +7,11 @@ from regrow.errors import InputError
 from regrow.importance import ImportanceSpec, LayerImportance, compute
 from tests.tiny import tiny_checkpoint
 
-TEXTS = ["A short text.", "Somewhat longer than the first text, to force padding.", "Grass grows back after the cut."]
+TEXTS = [
+    "A short text.",
+    "Somewhat longer than the first text, to force padding.",
+    "Grass grows back after the cut.",
+]
 
 
 def obvious(checkpoint, texts):
@@ -21,7 +25,7 @@ def obvious(checkpoint, texts):
         with torch.no_grad():
             states = list(model(ids, output_hidden_states=True).hidden_states[:-1])
             raw = []
-            hook = model.model.layers[-1].register_forward_hook(lambda m, a, o: raw.append(o))
+            hook = model.model.layers[-1].register_forward_hook(lambda m, a, o, raw=raw: raw.append(o))
             model(ids)
             hook.remove()
         states.append(raw[0][0] if isinstance(raw[0], tuple) else raw[0])

@@ -84,7 +84,10 @@ def test_tokenizer_and_chat_template_come_along(tiny, tmp_path):
 
 
 def test_the_same_plan_gives_the_same_digest(tiny, tmp_path):
-    assert apply(tiny, plan_for(tiny), tmp_path / "a").digest == apply(tiny, plan_for(tiny), tmp_path / "b").digest
+    assert (
+        apply(tiny, plan_for(tiny), tmp_path / "a").digest
+        == apply(tiny, plan_for(tiny), tmp_path / "b").digest
+    )
 
 
 def test_a_plan_for_another_checkpoint_is_refused(tiny, tmp_path):

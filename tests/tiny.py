@@ -33,7 +33,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def tiny_checkpoint(folder: Path, *, family: str = "llama", seed: int = 0, dtype=torch.float32, **config) -> Checkpoint:
+def tiny_checkpoint(
+    folder: Path, *, family: str = "llama", seed: int = 0, dtype=torch.float32, **config
+) -> Checkpoint:
     """Write a random model of a family with its tokenizer, chat template and generation config."""
     tokenizer = tiny_tokenizer()
     settings = {

@@ -56,8 +56,8 @@ def main() -> int:
 
 def _mlflow(root: Path) -> subprocess.Popen[bytes]:
     command = [
-        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(root), "--host", "127.0.0.1",
-        "--port", str(MLFLOW_PORT), "--workers", "1",
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(root),
+        "--host", "127.0.0.1", "--port", str(MLFLOW_PORT), "--workers", "1",
     ]  # fmt: skip
     return _start(command, dict(os.environ), "mlflow")
 

@@ -22,6 +22,7 @@ _HEAD_EXTRAS = (
     "final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier",
     "router_aux_loss_coef",
 )  # fmt: skip
+_CHUNK = 512  # positions whose logits exist at once
 _WHOLE = "whole"  # the file in a checkpoint that is written after all others
 
 
@@ -38,7 +39,13 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         super().__init__(**kwargs)
         self._tokens = earlier[-1]["tokens"] if earlier else 0
         text = self.model.config.get_text_config()
-        self._plain_head = self.args.use_cpu and not any(getattr(text, name, None) for name in _HEAD_EXTRAS)
+        head = self.model.get_output_embeddings()
+        self._plain_head = (
+            self.args.use_cpu
+            and type(head) is torch.nn.Linear
+            and not head.weight.requires_grad
+            and not any(getattr(text, name, None) for name in _HEAD_EXTRAS)
+        )
         self.add_callback(_Record(job.folder / "log.jsonl", earlier, self))
 
     def compute_loss(
@@ -60,8 +67,8 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         return loss
 
     def _loss_on_cpu(self, model: Any, inputs: dict[str, Any], items: Any) -> torch.Tensor:
-        # TRL's fused head multiplies every position with the vocabulary, three times, where there is no
-        # Triton. Positions without a loss, prompts and padding, need none of that.
+        # Without Triton, TRL's fused head multiplies every position with the vocabulary, three times; positions
+        # without a loss (prompts, padding) need none of that, and a frozen head needs it only twice.
         causal = self.accelerator.unwrap_model(model).get_base_model()
         labels = inputs["labels"][:, 1:]
         learn = labels != -100
@@ -69,8 +76,8 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
             hidden = causal.base_model(
                 input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
             ).last_hidden_state[:, :-1]
-            logits = causal.get_output_embeddings()(hidden[learn])
-        total = F.cross_entropy(logits.float(), labels[learn], reduction="sum")
+            head = causal.get_output_embeddings()
+            total = FrozenHeadLoss.apply(hidden[learn], head.weight, head.bias, labels[learn])  # type: ignore[no-untyped-call]
         return total / (learn.sum() if items is None else items).clamp(min=1)
 
     @property
@@ -80,6 +87,47 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoints of an unfinished run need no model card."""
+
+
+class FrozenHeadLoss(torch.autograd.Function):
+    """Summed negative log-likelihood through an output head that is not trained.
+
+    The gradient for the hidden states is taken in the forward pass, while a chunk's logits are at hand:
+    peak memory is one chunk of logits, and nothing is computed twice.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the sum over positions, in nats.
+
+        Args:
+            ctx: autograd's context.
+            hidden: last hidden states, (positions, d).
+            weight: the head, (vocabulary, d).
+            bias: its bias, (vocabulary,), or none.
+            labels: the token that follows each position, (positions,).
+        """
+        gradient = torch.empty_like(hidden)
+        total = torch.zeros((), dtype=torch.float64 if hidden.dtype == torch.float64 else torch.float32)
+        for start in range(0, len(hidden), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            logits = F.linear(hidden[part], weight, bias).to(total.dtype)
+            normalizer = logits.logsumexp(-1, keepdim=True)
+            target = labels[part, None]
+            total += (normalizer - logits.gather(-1, target)).sum()
+            logits.sub_(normalizer).exp_()
+            logits.scatter_add_(-1, target, logits.new_full(target.shape, -1.0))
+            gradient[part] = logits.to(weight.dtype) @ weight
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        """Scale the gradient that the forward pass has taken."""
+        (gradient,) = ctx.saved_tensors
+        return gradient * grads[0].to(gradient.dtype), None, None, None
 
 
 class _Record(TrainerCallback):  # type: ignore[misc]

@@ -8,6 +8,7 @@ import fcntl
 import json
 import logging
 import os
+import resource
 import sys
 import threading
 import time
@@ -78,7 +79,9 @@ def train(job: Job) -> None:
     )
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    peak = torch.cuda.max_memory_allocated() if job.device == "cuda" else 0
+    # ru_maxrss counts KiB on Linux.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    gpu_peak = torch.cuda.max_memory_allocated() if job.device == "cuda" else 0
     if not first:
         return
     _say({"stage": "merge"})
@@ -96,7 +99,8 @@ def train(job: Job) -> None:
             "device": job.device,
             "processes": job.processes,
             "resumed_from": int(resume.name.split("-")[-1]) if resume else 0,
-            "gpu_peak_bytes": peak,
+            "peak_bytes": peak,
+            "gpu_peak_bytes": gpu_peak,
             "merge_difference": difference,
         },
     )
