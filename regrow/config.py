@@ -81,7 +81,17 @@ class CompressConfig(BaseModel):
 
 
 def _pinned_evaluation(spec: EvaluateSpec) -> EvaluateSpec:
-    return spec if spec.perplexity is None else spec.model_copy(update={"perplexity": pin(spec.perplexity)})
+    tasks = []
+    for task in spec.tasks:
+        pins = {}
+        for source, digest in (("source", "sha256"), ("fewshot_source", "fewshot_sha256")):
+            if where := getattr(task, source):
+                # {subset} stands for several files: only a single one can be pinned by its content.
+                whole = TextSpec(name=task.name, source=where, sha256=getattr(task, digest))
+                pins[digest] = whole.sha256 if "{subset}" in where else pin(whole).sha256
+        tasks.append(task.model_copy(update=pins))
+    text = None if spec.perplexity is None else pin(spec.perplexity)
+    return spec.model_copy(update={"tasks": tuple(tasks), "perplexity": text})
 
 
 def read_config(path: Path) -> tuple[CompressConfig, dict[str, Any]]:

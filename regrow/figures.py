@@ -1,7 +1,7 @@
 """The plots of a report, as SVG that stands in a page by itself.
 
-Colours are
-those of Okabe and Ito, and viridis: they can be told apart by colour-blind readers, and in grey print.
+Colours are those of Okabe and Ito, and viridis: colour-blind readers can tell them apart, and so can readers
+of a grey print.
 """
 
 import math
@@ -91,14 +91,16 @@ def influence_svg(influence: Sequence[float], removed: tuple[int, int] | None = 
         axes = figure.subplots()
         colour = [PRUNED if block in inside else BASE for block in range(len(influence))]
         axes.bar(range(len(influence)), influence, color=colour, width=0.8)
+        label = "influence"
         if all(value > 0 for value in influence):
+            label += ", log scale"
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(axis="y")
         axes.margins(x=0.01)
-        axes.set(xlabel="block", ylabel="influence, log scale")
+        axes.set(xlabel="block", ylabel=label)
         axes.set_title("Block Influence (1 - mean cosine of input and output)")
         if removed:
             axes.plot([], [], "s", color=PRUNED, label="removed")

@@ -1,5 +1,6 @@
 """`summary.json`: what a run made, for other programs. The keys are stable."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,6 +72,8 @@ def summarise(
 
 def _model(checkpoint: Checkpoint, scores: Scores, base: Scores) -> dict[str, Any]:
     entry = scores.summary() | {"folder": str(checkpoint.folder)}
+    if entry["perplexity"] is not None and not math.isfinite(entry["perplexity"]):
+        entry["perplexity"] = None  # a ruined model; JSON has no infinity
     if scores.scores:
         interval = recovery_interval(scores, base)
         entry["recovery"] = interval.value

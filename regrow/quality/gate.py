@@ -89,6 +89,9 @@ def _run(table: "pd.DataFrame", checks: list[suite.Check], spec: GateSpec) -> li
 
 def _finding(check: suite.Check, outcome: Any, table: "pd.DataFrame", spec: GateSpec) -> Finding:
     observed, value = _observed(outcome, is_rate=bool(check.column))
+    if check.name == "acceptance rate":
+        counts = table["decision"].value_counts().sort_index()
+        observed += f" ({', '.join(f'{decision}: {count}' for decision, count in counts.items())})"
     offending = [] if outcome.success else _offending(check, outcome.result, table)
     return Finding(
         name=check.name,
@@ -115,7 +118,12 @@ def _observed(outcome: Any, *, is_rate: bool) -> tuple[str, float | None]:
     if "unexpected_count" in result:
         count, rows = int(result["unexpected_count"]), int(result["element_count"])
         share = count / rows if rows else 0.0
-        return f"{count} of {rows} rows do not ({share:.1%})", share
+        met = (
+            f"all {rows} rows meet it"
+            if not count
+            else f"{count} of {rows} rows do not meet it ({share:.1%})"
+        )
+        return met, share
     value = result.get("observed_value")
     if value is None:
         return "no rows", None

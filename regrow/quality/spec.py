@@ -44,9 +44,11 @@ class GateSpec(BaseModel):
     length_ratio_share: float = Field(0.95, ge=0, le=1, description="share of rows within the two ratios")
     max_duplicate_rate: float = Field(0.2, ge=0, le=1, description="largest share of repeated responses")
     max_phrase_rate: float = Field(
-        0.0, ge=0, le=1, description="largest share of rewrites with a phrase about the task"
+        0.0, ge=0, le=1, description="largest share of rows with a rewrite that speaks about its task"
     )
-    max_refusal_rate: float = Field(0.01, ge=0, le=1, description="largest share of responses that refuse")
+    max_refusal_rate: float = Field(
+        0.01, ge=0, le=1, description="largest share of rows whose response refuses"
+    )
     banned_phrases: tuple[str, ...] = Field(TASK_PHRASES, description="phrases no rewrite may hold")
     refusal_phrases: tuple[str, ...] = Field(REFUSALS, description="phrases by which a refusal is known")
     contamination_words: int = Field(

@@ -82,7 +82,7 @@ def _table_checks(spec: GateSpec) -> Iterator[Check]:
         "acceptance rate",
         gx.ExpectColumnMeanToBeBetween(column="accepted", min_value=spec.min_acceptance_rate),
         f"at least {spec.min_acceptance_rate:.1%} of the records rewritten",
-        "see the decisions in summary.json: raise self_data.max_new_tokens for unfinished ones, try another "
+        "raise self_data.max_new_tokens for unfinished ones, try another "
         "template or more attempts for differing answers, or lower gate.min_acceptance_rate",
     )
     yield Check(
@@ -140,7 +140,7 @@ def _meaning_checks(spec: GateSpec, columns: list[str]) -> Iterator[Check]:
     yield Check(
         "task phrases",
         gx.ExpectColumnValuesToBeNull(column="task_phrase", mostly=1 - spec.max_phrase_rate),
-        f"at most {spec.max_phrase_rate:.1%} of the rewrites speak about the task",
+        f"at most {spec.max_phrase_rate:.1%} of the rows are rewrites that speak about their task",
         "ban the phrase in self_data.banned_phrases too, so that these rows keep their reference",
     )
     yield Check(

@@ -203,10 +203,14 @@ def _failure(job: Job, status: int, tail: list[str]) -> RegrowError:
         kind = InputError if error["input"] else RegrowError
         return kind(f"tuning failed: {error['message']}")
     log.error("the worker's last words:\n%s", "\n".join(tail))
-    reason = f"signal {-status}" if status < 0 else f"status {status}"
-    hint = " (killed: out of memory?)" if status in (-9, 137, 1) and not tail else ""
-    last = f"; its last line: {tail[-1]}" if tail else hint
-    return RegrowError(f"tuning failed: the worker ended with {reason}{last}")
+    # accelerate stands between us and the worker, and tells in words how it ended.
+    if status in (-9, 137) or (tail and "SIGKILL" in tail[-1]):
+        return RegrowError(
+            "tuning failed: the worker was killed, most likely for want of memory; lower recipe.batch_size or "
+            "recipe.max_length, and start again to continue from the last checkpoint"
+        )
+    last = f": {tail[-1]}" if tail else ""
+    return RegrowError(f"tuning failed: the worker ended with status {status}{last}")
 
 
 def _collect(job: Job, scratch: Path) -> str:

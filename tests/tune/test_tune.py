@@ -174,3 +174,28 @@ def test_bad_input_is_refused_before_anything_starts(tmp_path: Path, monkeypatch
     with pytest.raises(InputError, match="no chat template"):
         tune(tiny, data, RECIPE, tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["columns.jsonl", "there", "tiny"]
+
+
+def test_a_killed_worker_is_named(tmp_path: Path):
+    from regrow.tune.job import Job, library_versions
+    from regrow.tune.launch import _failure
+
+    job = Job(
+        folder=tmp_path, checkpoint=tmp_path, parent="", data="", recipe=RECIPE, dtype="float32", device="cpu",
+        processes=1, threads=1, owner=1, versions=library_versions(),
+    )  # fmt: skip
+    words = ["Traceback", "subprocess.CalledProcessError: Command '[...]' died with <Signals.SIGKILL: 9>."]
+    assert "was killed" in str(_failure(job, 1, words))
+    assert str(_failure(job, 3, ["cannot allocate"])).endswith("status 3: cannot allocate")
+
+
+def test_jobs_that_differ_never_share_a_folder(tiny, tmp_path: Path):
+    from regrow.tune.launch import _job
+
+    same = [_job(tiny, "d", RECIPE, tmp_path) for _ in range(2)]
+    assert same[0].folder == same[1].folder and same[0].folder.parent == tmp_path
+    changes = [{"seed": 1}, {"learning_rate": 1e-4}, {"max_steps": 41}, {"lora": LoraSpec(r=8)}]
+    others = [_job(tiny, "d", RECIPE.model_copy(update=change), tmp_path) for change in changes]
+    others += [_job(tiny, "e", RECIPE, tmp_path)]
+    others += [_job(tiny.model_copy(update={"digest": "f"}), "d", RECIPE, tmp_path)]
+    assert len({job.folder for job in [same[0], *others]}) == 1 + len(others)
