@@ -4,11 +4,28 @@ ZenML's cache key holds a step's own code, its parameters and its inputs' conten
 in regrow/, so the source of the modules that do its work goes into the key as well.
 """
 
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 from zenml.config.cache_policy import CachePolicy
 
+from regrow.files import canonical_digest, sha256_of
 
-def depends_on(*modules: ModuleType) -> CachePolicy:
-    """Return the default cache policy, with the source code of `modules` in the key."""
-    return CachePolicy(source_dependencies=list(modules))
+
+def depends_on(*modules: ModuleType, files: Callable[[], str] | None = None) -> CachePolicy:
+    """Return the default cache policy, with the source code of `modules` in the key.
+
+    Args:
+        modules: the modules that do the step's work.
+        files: a function of a module that returns a digest of other files that the work depends on.
+    """
+    return CachePolicy(source_dependencies=list(modules), cache_func=files)
+
+
+def templates() -> str:
+    """Return the digest of the packaged prompt templates."""
+    import regrow.selfdata
+
+    folder = Path(regrow.selfdata.__file__).parent / "templates"
+    return canonical_digest({file.name: sha256_of(file) for file in sorted(folder.iterdir())})

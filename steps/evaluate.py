@@ -6,13 +6,14 @@ from zenml import step
 
 from regrow import evaluate as evaluation
 from regrow.checkpoint import Checkpoint
-from regrow.evaluate import EvaluateSpec
+from regrow.evaluate import EvaluateSpec, harness, tasks
 from regrow.evaluate.scores import Scores
+from steps.caching import depends_on
 from steps.tracking import log_stage
 from steps.workspace import cache_folder, measured
 
 
-@step(experiment_tracker=True)
+@step(experiment_tracker=True, cache_policy=depends_on(harness, tasks))
 def evaluate(model: Checkpoint, name: str, spec: EvaluateSpec) -> Annotated[Scores, "scores"]:
     """Score a model on tasks and held-out text, with the same settings as every other (regrow.evaluate)."""
     with measured():

@@ -8,13 +8,14 @@ from zenml import step
 from regrow import tune
 from regrow.checkpoint import Checkpoint
 from regrow.selfdata import SelfData
-from regrow.tune import Recipe
+from regrow.tune import Recipe, data, launch
 from regrow.tune.record import TuningRecord
+from steps.caching import depends_on
 from steps.tracking import log_stage
 from steps.workspace import fresh, measured, work_dir
 
 
-@step(experiment_tracker=True)
+@step(experiment_tracker=True, cache_policy=depends_on(data, launch))
 def fine_tune(
     pruned: Checkpoint, accepted: SelfData, name: str, recipe: Recipe
 ) -> tuple[Annotated[Checkpoint, "tuned"], Annotated[TuningRecord, "tuning"]]:

@@ -7,13 +7,14 @@ from zenml import save_artifact, step
 from regrow import quality
 from regrow.checkpoint import Checkpoint
 from regrow.evaluate import EvaluateSpec, task_texts
-from regrow.quality import GateResult, GateSpec
+from regrow.quality import GateResult, GateSpec, decontaminate, frame, suite
 from regrow.selfdata import SelfData
+from steps.caching import depends_on
 from steps.tracking import log_stage
 from steps.workspace import fresh, measured, work_dir
 
 
-@step(experiment_tracker=True)
+@step(experiment_tracker=True, cache_policy=depends_on(suite, frame, decontaminate))
 def validate_data(
     data: SelfData, base: Checkpoint, name: str, gate: GateSpec, evaluation: EvaluateSpec
 ) -> tuple[Annotated[SelfData, "accepted"], Annotated[GateResult, "gate"]]:

@@ -138,5 +138,14 @@ def test_the_domain_imports_neither_the_orchestrator_nor_heavy_libraries_before_
         "for one in pkgutil.walk_packages(regrow.__path__, 'regrow.'): importlib.import_module(one.name)"
     )
     assert not {"zenml", "mlflow", "great_expectations", "lm_eval"} & imported(every)
-    heavy = {"zenml", "mlflow", "torch", "transformers", "datasets", "great_expectations", "lm_eval", "pandas"}
+    heavy = {
+        "zenml",
+        "mlflow",
+        "torch",
+        "transformers",
+        "datasets",
+        "great_expectations",
+        "lm_eval",
+        "pandas",
+    }
     assert not heavy & imported("import regrow.cli, regrow.config, regrow.report, regrow.quality")

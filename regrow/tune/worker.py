@@ -236,14 +236,17 @@ def _follow(owner: int) -> None:
     """End this process when the one that asked for the run is gone, however it went."""
     import psutil
 
-    try:
-        asked = psutil.Process(owner)
-    except psutil.NoSuchProcess:
-        os._exit(1)
+    def gone() -> bool:
+        # By number alone: start times move with the system's clock, and a number is not given anew so soon.
+        try:
+            return bool(psutil.Process(owner).status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
 
     def watch() -> None:
-        while asked.is_running() and asked.status() != psutil.STATUS_ZOMBIE:
+        while not gone():
             time.sleep(1.0)
+        sys.stderr.write("the process that asked for this run is gone\n")
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
