@@ -193,3 +193,31 @@ def test_bad_configurations_end_with_one_line_and_status_2(tmp_path):
         done = broken(change)
         assert done.returncode == 2, (message, done.stderr[-3000:])
         assert message in done.stderr.strip().splitlines()[-1]
+
+
+def test_a_changed_artifact_is_found_out_when_it_is_loaded(tmp_path, finished):
+    project, _, summary = finished
+    folder = Path({model["name"]: model for model in summary["models"]}["tuned-plants"]["folder"])
+    template = folder / "chat_template.jinja"
+    original = template.read_text()
+    code = (
+        "from zenml.client import Client\n"
+        "found = [a for a in Client().list_artifact_versions(name='tuned', size=50).items\n"
+        f"         if a.uri == {str(folder.parent)!r}][0]\n"
+        "try:\n    print(found.load().digest)\n"
+        "except Exception as error:\n    print(type(error).__name__, error)"
+    )
+    assert project.python(code).splitlines()[-1] == folder_digest(folder)
+    try:
+        template.write_text(original + " ")
+        said = project.python(code).splitlines()[-1]
+    finally:
+        template.write_text(original)
+    assert said.startswith("RegrowError")
+    assert "changed: chat_template.jinja" in said
+
+
+def folder_digest(folder: Path) -> str:
+    from regrow.checkpoint import digest_of
+
+    return digest_of(folder)

@@ -1,0 +1,46 @@
+"""The bundled default, real model and real data, at a reduced size."""
+
+import json
+
+import pytest
+import yaml
+
+from tests.pipelines.project import ROOT, Project
+
+
+@pytest.mark.real
+def test_the_default_runs_on_the_real_model_at_reduced_size(tmp_path):
+    project = Project(tmp_path)
+    config = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
+    parameters = config["parameters"]
+    parameters["calibration"]["limit"] = 4
+    parameters["importance"]["max_tokens"] = 64
+    for dataset in parameters["datasets"]:
+        dataset["limit"] = 8
+    parameters["self_data"]["max_new_tokens"] = 48
+    parameters["gate"] = {"min_records": 4, "min_acceptance_rate": 0}
+    parameters["tune"] |= {"max_steps": 2, "batch_size": 4}
+    for task in parameters["evaluation"]["tasks"]:
+        task["limit"] = 4
+    parameters["evaluation"]["perplexity"]["limit"] = 3
+    done = project.regrow("run", project.write_config(config), "--json")
+    assert done.returncode == 0, done.stderr[-4000:]
+    summary = json.loads(done.stdout)
+    models = {model["name"]: model for model in summary["models"]}
+    assert set(models) == {"base", "pruned", "tuned-science", "tuned-commonsense", "merged"}
+    # Llama architecture, d 576, MLP 1536, 9 heads on 3 KV groups: 3,540,096 weights a block.
+    assert models["base"]["parameters"] == 134_515_008
+    assert models["base"]["parameters"] - models["pruned"]["parameters"] == 6 * 3_540_096
+    # A sixth of the blocks is missed: SmolLM2 reads Wikipedia at about 20, and clearly worse without them.
+    assert 10 < models["base"]["perplexity"] < 40
+    assert models["pruned"]["perplexity"] > 1.3 * models["base"]["perplexity"]
+    assert set(models["base"]["scores"]) == {"arc_easy", "openbookqa", "piqa", "winogrande"}
+    assert all(one["gate"] == "passed" and one["records"] == 8 for one in summary["datasets"])
+    assert summary["peak_memory_bytes"] < 10 * 2**30
+    code = (
+        "from transformers import AutoModelForCausalLM as A, AutoTokenizer as T\n"
+        f"model, tokenizer = A.from_pretrained({models['merged']['folder']!r}), T.from_pretrained({models['merged']['folder']!r})\n"
+        "ids = tokenizer('The grass grows', return_tensors='pt')\n"
+        "print(len(model.generate(**ids, max_new_tokens=4)[0]) > ids.input_ids.shape[1])"
+    )
+    assert project.python(code) == "True"
