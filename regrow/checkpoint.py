@@ -5,6 +5,7 @@ manifest (every file's path, size and SHA-256), so that it changes when any byte
 configuration, tokenizer or chat template does.
 """
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,8 +153,6 @@ class Checkpoint(BaseModel):
 
     def copy_to(self, out: Path) -> "Checkpoint":
         """Give `out` the same files: weights linked where the file system allows, small files copied."""
-        import shutil
-
         with atomic_folder(out, replace=True) as scratch:
             for file in _files(self.folder):
                 target = scratch / file.relative_to(self.folder)
@@ -190,6 +189,15 @@ def manifest(folder: Path) -> dict[str, dict[str, Any]]:
 def digest_of(folder: Path) -> str:
     """Return the digest that names the folder's content."""
     return canonical_digest(manifest(folder))
+
+
+def copy_small_files(source: Path, target: Path) -> None:
+    """Copy a checkpoint's files but weights, their index, and the model card, which is another model's."""
+    for file in sorted(source.rglob("*")):
+        if file.is_file() and file.suffix != ".safetensors" and file.name not in (tensors.INDEX, "README.md"):
+            place = target / file.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, place)
 
 
 def _files(folder: Path) -> list[Path]:

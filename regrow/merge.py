@@ -17,10 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
 from regrow import tensors
-from regrow.checkpoint import Checkpoint
+from regrow.checkpoint import Checkpoint, copy_small_files
 from regrow.errors import InputError
 from regrow.files import atomic_folder, sha256_of
-from regrow.tune.fuse import copy_small_files
 
 if TYPE_CHECKING:
     import torch

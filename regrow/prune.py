@@ -7,7 +7,6 @@ the configuration follows. Blocks are numbered from 0 and ranges are half-open: 
 
 import logging
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tqdm import tqdm
 
-from regrow.checkpoint import Checkpoint
+from regrow.checkpoint import Checkpoint, copy_small_files
 from regrow.errors import InputError
 from regrow.files import atomic_folder, read_json, write_json
 from regrow.importance import LayerImportance
-from regrow.tensors import INDEX, ShardWriter, TensorInfo
+from regrow.tensors import ShardWriter, TensorInfo
 
 log = logging.getLogger(__name__)
 
@@ -135,9 +134,7 @@ def apply(
         with ShardWriter(scratch, layout, max_shard_bytes=max_shard_bytes) as writer:
             for new, old in tqdm(renamed.items(), desc="prune", unit="tensor"):
                 writer.copy(new, tensors[old])
-        for file in checkpoint.folder.iterdir():
-            if file.is_file() and file.suffix != ".safetensors" and file.name not in (INDEX, "README.md"):
-                shutil.copyfile(file, scratch / file.name)
+        copy_small_files(checkpoint.folder, scratch)
         write_json(scratch / "config.json", config)
         (scratch / "README.md").write_text(_card(checkpoint, plan), encoding="utf-8")
         _check(scratch)

@@ -1,12 +1,11 @@
 """An adapter merged into its parent's weights, streamed, and the proof that the merge is the adapter."""
 
 import math
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrow import tensors
-from regrow.checkpoint import Checkpoint
+from regrow.checkpoint import Checkpoint, copy_small_files
 from regrow.errors import RegrowError
 from regrow.files import atomic_folder, read_json
 from regrow.tune.data import Examples
@@ -63,15 +62,6 @@ def fuse(
                     writer.copy(name, info)
         copy_small_files(parent.folder, scratch)
         (scratch / "README.md").write_text(f"# A fine-tuned language model\n\n{note}", encoding="utf-8")
-
-
-def copy_small_files(source: Path, target: Path) -> None:
-    """Copy a checkpoint's files but weights, their index, and the model card, which is another model's."""
-    for file in sorted(source.rglob("*")):
-        if file.is_file() and file.suffix != ".safetensors" and file.name not in (tensors.INDEX, "README.md"):
-            place = target / file.relative_to(source)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, place)
 
 
 def _pairs(adapter: Path) -> dict[str, dict[str, tuple[tensors.TensorInfo, str]]]:

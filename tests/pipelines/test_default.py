@@ -39,7 +39,8 @@ def test_the_default_runs_on_the_real_model_at_reduced_size(tmp_path):
     assert summary["peak_memory_bytes"] < 10 * 2**30
     code = (
         "from transformers import AutoModelForCausalLM as A, AutoTokenizer as T\n"
-        f"model, tokenizer = A.from_pretrained({models['merged']['folder']!r}), T.from_pretrained({models['merged']['folder']!r})\n"
+        f"folder = {models['merged']['folder']!r}\n"
+        "model, tokenizer = A.from_pretrained(folder), T.from_pretrained(folder)\n"
         "ids = tokenizer('The grass grows', return_tensors='pt')\n"
         "print(len(model.generate(**ids, max_new_tokens=4)[0]) > ids.input_ids.shape[1])"
     )
