@@ -32,7 +32,7 @@ run: setup ## Run the whole pipeline on the bundled default
 	$(BIN)/regrow run configs/demo.yaml
 
 test: setup ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: setup ## Check style and types
 	$(BIN)/ruff check .

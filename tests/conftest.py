@@ -3,6 +3,11 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One process a core: threads of their own would only get in each other's way.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# torch reads these when it is imported, so they stand before anything else.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

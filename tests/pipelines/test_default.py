@@ -27,7 +27,7 @@ def test_the_default_runs_on_the_real_model_at_reduced_size(tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
     summary = json.loads(done.stdout)
     models = {model["name"]: model for model in summary["models"]}
-    assert set(models) == {"base", "pruned", "tuned-science", "tuned-commonsense", "merged"}
+    assert set(models) == {"base", "pruned", "tuned-science", "tuned-arc", "merged"}
     # Llama architecture, d 576, MLP 1536, 9 heads on 3 KV groups: 3,540,096 weights a block.
     assert models["base"]["parameters"] == 134_515_008
     assert models["base"]["parameters"] - models["pruned"]["parameters"] == 6 * 3_540_096
