@@ -24,6 +24,9 @@ ZENML_PORT = int(os.environ.get("ZENML_PORT", "8237"))
 
 def main() -> int:
     """Start both servers, wait until they answer, print where, and stay until interrupted."""
+    # Also where the shell started this in the background, which makes Python ignore Ctrl-C.
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, _interrupt)
     root = Path.cwd()
     activate_local_stack(root)
     servers = {f"http://127.0.0.1:{MLFLOW_PORT}": (_mlflow(root), "MLflow UI")}
@@ -52,6 +55,10 @@ def main() -> int:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait(timeout=20)
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def _mlflow(root: Path) -> subprocess.Popen[bytes]:
