@@ -20,7 +20,8 @@ from regrow.evaluate.cost import Cost, cost
 from regrow.evaluate.perplexity import Perplexity, perplexity
 from regrow.evaluate.scores import Recovery, Scores, TaskScore, recovery, recovery_interval
 from regrow.evaluate.spec import EvaluateSpec, TaskSpec
-from regrow.evaluate.tasks import local_sets, task_texts
+from regrow.evaluate.tasks import local_sets
+from regrow.evaluate.texts import task_texts
 from regrow.files import canonical_digest, read_json, write_json
 
 if TYPE_CHECKING:
