@@ -172,6 +172,12 @@ def test_a_failed_gate_stops_before_fine_tuning_and_says_why(tmp_path):
     assert "acceptance" in done.stderr
     assert "Traceback" not in last
     assert "Step fine_tune_plants has started" not in done.stderr
+    code = (
+        "from zenml.client import Client\n"
+        "verdict = Client().get_artifact_version('failed_gate_plants')\n"
+        "print([one.name for one in verdict.load().failed() if one.severity == 'stop'], len(verdict.visualizations))"
+    )
+    assert project.python(code).splitlines()[-1] == "['acceptance rate'] 1"
 
 
 def test_bad_configurations_end_with_one_line_and_status_2(tmp_path):
