@@ -85,8 +85,11 @@ class Project:
         return log.read_text()
 
     def python(self, code: str) -> str:
+        # A file, not `-c`: ZenML finds the source root by the main module's.
+        script = self.folder / "snippet.py"
+        script.write_text(code)
         done = subprocess.run(
-            [sys.executable, "-c", code],
+            [sys.executable, str(script)],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,

@@ -99,7 +99,7 @@ def test_generation_does_not_wait_for_pruning(finished):
     upstream = json.loads(project.python(code).splitlines()[-1])
     assert upstream["generate_self_data_plants"] == ["load_model"]
     assert set(upstream["fine_tune_plants"]) == {"prune", "validate_data_plants"}
-    assert len(upstream) == 5 + 3 * 2 + 3  # one branch of three steps and one evaluation for each dataset
+    assert len(upstream) == 5 + 3 + 4 * 2  # five single steps, three evaluations, and four for each dataset
 
 
 def test_a_second_run_takes_everything_from_the_cache_and_logs_it_all_the_same(finished):
@@ -107,8 +107,8 @@ def test_a_second_run_takes_everything_from_the_cache_and_logs_it_all_the_same(f
     done = project.regrow("run", config, "--json")
     assert done.returncode == 0, done.stderr[-4000:]
     again = json.loads(done.stdout)
-    assert "Using cached version of step fine_tune_water" in done.stderr
-    assert "Step prune has started" not in done.stderr
+    assert "Using cached version of step `fine_tune_water`" in done.stderr
+    assert "Step `prune` has started" not in done.stderr
     assert again["models"] == first["models"]
     assert again["registered"] == first["registered"]
     assert again["seconds"] == first["seconds"]
@@ -130,9 +130,9 @@ def test_an_edited_dataset_reruns_its_own_branch_only(finished):
     done = project.regrow("run", config, "--json")
     assert done.returncode == 0, done.stderr[-4000:]
     for cached in ("prune", "fine_tune_plants", "evaluate_pruned"):
-        assert f"Using cached version of step {cached}" in done.stderr
+        assert f"Using cached version of step `{cached}`" in done.stderr
     for ran in ("generate_self_data_water", "fine_tune_water", "merge", "evaluate_merged"):
-        assert f"Step {ran} has started" in done.stderr
+        assert f"Step `{ran}` has started" in done.stderr
     before, after = first["models"], json.loads(done.stdout)["models"]
     assert [a["digest"] == b["digest"] for a, b in zip(before, after, strict=True)] == [True] * 3 + [
         False
@@ -149,7 +149,7 @@ def test_the_users_own_zenml_keeps_its_active_stack(finished):
     assert project.python(code).splitlines()[-1] == "default"
 
 
-@pytest.mark.parametrize("sign", ["Step prune has started", "Step fine_tune_plants has started"])
+@pytest.mark.parametrize("sign", ["Step `prune` has started", "Step `fine_tune_plants` has started"])
 def test_a_killed_run_is_completed_by_running_it_again(tmp_path, sign):
     project = Project(tmp_path)
     config = project.write_config(tiny_config(project))
@@ -157,7 +157,7 @@ def test_a_killed_run_is_completed_by_running_it_again(tmp_path, sign):
     assert not (project.folder / "runs/latest").exists()
     done = project.regrow("run", config, "--json")
     assert done.returncode == 0, done.stderr[-4000:]
-    assert "Using cached version of step load_model" in done.stderr
+    assert "Using cached version of step `load_model`" in done.stderr
     assert len(json.loads(done.stdout)["models"]) == 5
     assert not (project.folder / "runs/work").exists()
 
@@ -171,7 +171,7 @@ def test_a_failed_gate_stops_before_fine_tuning_and_says_why(tmp_path):
     last = done.stderr.strip().splitlines()[-1]
     assert "acceptance" in done.stderr
     assert "Traceback" not in last
-    assert "Step fine_tune_plants has started" not in done.stderr
+    assert "Step `fine_tune_plants` has started" not in done.stderr
     code = (
         "from zenml.client import Client\n"
         "verdict = Client().get_artifact_version('failed_gate_plants')\n"

@@ -65,8 +65,16 @@ def test_jsonl_round_trip(tmp_path_factory, rows):
         ("a.jsonl", b'{"a": 1}\n[1]\n', r"a\.jsonl:2: a JSON object is expected, found list"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', r"a\.jsonl:2: not UTF-8"),
         ("a.jsonl", b"\n \n", "empty; it holds no rows"),
-        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:-9], r"a\.jsonl\.gz:\d+: the gzip file is damaged"),
-        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n', mtime=0)[:12] + b"\xff" * 20, r"the gzip file is damaged"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:-9],
+            r"a\.jsonl\.gz:\d+: the gzip file is damaged",
+        ),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"a": 1}\n', mtime=0)[:12] + b"\xff" * 20,
+            r"the gzip file is damaged",
+        ),
         ("a.jsonl.gz", b"plain", "the gzip file is damaged"),
         ("a.json", b'[\n{"a": 1},\n{"a": }\n]', r"a\.json:3: not valid JSON"),
         ("a.json", b'[{"a": 1}, 2]', r"a\.json: item 2: a JSON object is expected"),
