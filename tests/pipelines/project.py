@@ -63,7 +63,7 @@ class Project:
             check=False,
         )
 
-    def regrow_until(self, sign: str, *arguments: str, seconds: float = 300) -> str:
+    def regrow_until(self, sign: str, *arguments: str, seconds: float = 600) -> str:
         """Start the command and kill its process group (SIGKILL) when its log shows `sign`."""
         log = self.folder / "killed.log"
         with log.open("w") as stream:
