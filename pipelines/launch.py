@@ -34,8 +34,6 @@ def run_compress(path: Path, *, stack: str | None = None) -> dict[str, Any]:
         GateFailedError: data did not pass the gate.
         RegrowError: the run failed.
     """
-    from pipelines.compress import compress
-
     parameters, whole = read_config(path)
     pinned = parameters.pinned()
     settings = {key: value for key, value in whole.items() if key != "parameters"}
@@ -45,6 +43,9 @@ def run_compress(path: Path, *, stack: str | None = None) -> dict[str, Any]:
     activate_local_stack(root)
     if stack:
         _activate(stack)
+    # Only now: the steps are resolved against the repository that has just been made sure of.
+    from pipelines.compress import compress
+
     # ZenML takes its own sections from a file; the parameters go in checked and pinned.
     work = root / "runs" / "work"
     with atomic_file(work / "run.yaml") as scratch:
