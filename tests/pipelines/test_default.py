@@ -19,7 +19,7 @@ def test_the_default_runs_on_the_real_model_at_reduced_size(tmp_path):
         dataset["limit"] = 8
     parameters["self_data"]["max_new_tokens"] = 48
     parameters["gate"] = {"min_records": 4, "min_acceptance_rate": 0}
-    parameters["tune"] |= {"max_steps": 2, "batch_size": 4}
+    parameters["tune"] |= {"max_steps": 6, "batch_size": 4}
     for task in parameters["evaluation"]["tasks"]:
         task["limit"] = 4
     parameters["evaluation"]["perplexity"]["limit"] = 3
