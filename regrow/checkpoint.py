@@ -6,6 +6,7 @@ configuration, tokenizer or chat template does.
 """
 
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +35,12 @@ class Checkpoint(BaseModel):
     parameters: int = Field(description="number of stored weights; tied embeddings count once")
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Checkpoint":
+    def open(cls, folder: str | Path, *, known: Mapping[str, str] | None = None) -> "Checkpoint":
         """Check and digest a model folder.
+
+        Args:
+            folder: the folder.
+            known: SHA-256 by relative path of files that were hashed while this process wrote them.
 
         Raises:
             InputError: not a folder, no config.json, no safetensors, a shard damaged or missing.
@@ -47,7 +52,7 @@ class Checkpoint(BaseModel):
             raise InputError(f"{folder}: no config.json; this is not a Hugging Face model folder")
         read_json(folder / "config.json")
         count = sum(info.count for info in tensors.index(folder).values())
-        return cls(folder=folder.absolute(), digest=digest_of(folder), parameters=count)
+        return cls(folder=folder.absolute(), digest=digest_of(folder, known), parameters=count)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -175,20 +180,19 @@ class Checkpoint(BaseModel):
         }
 
 
-def manifest(folder: Path) -> dict[str, dict[str, Any]]:
+def manifest(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
     """Return size and SHA-256 of every file below `folder`, by relative path, hashed in parallel."""
-    files = _files(folder)
+    files = {file.relative_to(folder).as_posix(): file for file in _files(folder)}
+    digests = dict(known or {})
+    unknown = [name for name in files if name not in digests]
     with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(sha256_of, files))
-    return {
-        file.relative_to(folder).as_posix(): {"sha256": digest, "size": file.stat().st_size}
-        for file, digest in zip(files, digests, strict=True)
-    }
+        digests.update(zip(unknown, pool.map(sha256_of, (files[name] for name in unknown)), strict=True))
+    return {name: {"sha256": digests[name], "size": file.stat().st_size} for name, file in files.items()}
 
 
-def digest_of(folder: Path) -> str:
-    """Return the digest that names the folder's content."""
-    return canonical_digest(manifest(folder))
+def digest_of(folder: Path, known: Mapping[str, str] | None = None) -> str:
+    """Return the digest that names the folder's content; `known` as in `Checkpoint.open`."""
+    return canonical_digest(manifest(folder, known))
 
 
 def copy_small_files(source: Path, target: Path) -> None:

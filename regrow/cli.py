@@ -94,27 +94,85 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--stack", help="registered ZenML stack (default: the local one of this folder)")
 
     importance = command(
-        "importance", commands.importance, "measure which blocks matter; writes importance.json"
+        "importance",
+        commands.importance,
+        "measure which blocks, neurons, KV groups and channels matter; writes importance.json",
     )
     importance.add_argument("model", metavar="MODEL", help=_MODEL)
     _text_options(importance, required=True)
     importance.add_argument(
-        "--max-tokens", type=int, default=256, help="tokens kept of each text (default: 256)"
+        "--settings",
+        type=Path,
+        help="YAML of regrow.importance.ImportanceSpec: criteria that search, batch size, ...",
+    )
+    importance.add_argument("--max-tokens", type=int, help="tokens kept of each text (default: 256)")
+    importance.add_argument(
+        "--all-tokens", action="store_true", default=None, help="angular distance over all tokens, too"
+    )
+    importance.add_argument(
+        "--skip-first", type=int, help="leading tokens that means over tokens leave out (default: 0)"
+    )
+    importance.add_argument(
+        "--placement",
+        choices=("auto", "whole", "blocks"),
+        help="load the whole model, or one block at a time (default: auto, whole if it fits into memory)",
+    )
+    importance.add_argument(
+        "--states",
+        choices=("memory", "disk"),
+        help="where hidden states wait for the next block (default: memory)",
     )
     importance.add_argument("--out", type=Path, required=True, help="folder for importance.json")
 
-    prune = command("prune", commands.prune, "remove a run of blocks")
+    prune = command("prune", commands.prune, "remove blocks, neurons, KV groups or channels")
     prune.add_argument("model", metavar="MODEL", help=_MODEL)
-    how = prune.add_mutually_exclusive_group(required=True)
-    how.add_argument("--blocks", type=int, help="number of blocks to remove; needs --importance or --data")
-    how.add_argument(
-        "--drop", metavar="START:STOP", help="blocks to remove, 0-based, half-open, such as 13:19"
+    prune.add_argument("--plan", type=Path, help="plan file: plan.json of a pruned model, or of --dry-run")
+    prune.add_argument("--blocks", type=int, help="number of blocks to remove")
+    prune.add_argument(
+        "--drop", metavar="START:STOP", help="blocks to remove, 0-based, half-open: 21:27, or 5,13:17"
     )
-    how.add_argument("--plan", type=Path, help="plan file that an earlier prune wrote")
+    prune.add_argument("--neurons", type=int, help="MLP neurons that stay in each block")
+    prune.add_argument(
+        "--groups", type=int, help="KV groups, with their query heads, that stay in each block"
+    )
+    prune.add_argument("--channels", type=int, help="channels (hidden size) that stay")
+    prune.add_argument(
+        "--to-params", help="parameters of the pruned model, such as 6.7B; the nearest size is taken"
+    )
+    prune.add_argument("--to-ratio", type=float, help="parameters over the unpruned model's, such as 0.8")
+    prune.add_argument(
+        "--by",
+        choices=("depth", "neurons", "groups", "channels", "width"),
+        help="what goes to reach --to-params or --to-ratio (default: depth)",
+    )
+    prune.add_argument("--criterion", help="what chooses the blocks (default: angular_distance)")
+    prune.add_argument("--seed", type=int, help="seed of the criterion random")
     prune.add_argument("--importance", type=Path, help="importance.json of this model")
     _text_options(prune, required=False)
     prune.add_argument(
-        "--out", type=Path, required=True, help="folder for the pruned model and plan.json beside it"
+        "--dry-run", action="store_true", help="make the plan only; --out is then the plan file"
+    )
+    prune.add_argument("--out", type=Path, help="folder for the pruned model")
+
+    compare = command("compare", commands.compare, "prune by every criterion and see what each choice does")
+    compare.add_argument("model", metavar="MODEL", help=_MODEL)
+    compare.add_argument("--importance", type=Path, required=True, help="importance.json of this model")
+    compare.add_argument("--suite", type=Path, required=True, help="YAML of regrow.evaluate.EvaluateSpec")
+    compare.add_argument(
+        "--blocks", type=_numbers, required=True, metavar="N,N", help="numbers of blocks: 3,6,9"
+    )
+    compare.add_argument(
+        "--criteria",
+        type=_names,
+        default=["angular_distance", "block_influence", "reverse"],
+        metavar="NAME,NAME",
+    )
+    compare.add_argument(
+        "--widths", type=_names, default=[], metavar="NAME,NAME", help="neurons, groups, channels, width"
+    )
+    compare.add_argument("--seeds", type=int, default=1, help="random choices of each size (default: 1)")
+    compare.add_argument(
+        "--out", type=Path, required=True, help="folder for comparison.json and comparison.md"
     )
 
     distill = command("distill", commands.distill, "let the unpruned model rewrite a dataset's answers")
@@ -173,6 +231,14 @@ def _parser() -> argparse.ArgumentParser:
     digest = command("digest", commands.digest, "print the digest that names a model folder's content")
     digest.add_argument("folder", type=Path, metavar="FOLDER")
     return parser
+
+
+def _names(text: str) -> list[str]:
+    return [one.strip() for one in text.split(",") if one.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(one) for one in _names(text)]
 
 
 def _text_options(parser: argparse.ArgumentParser, *, required: bool) -> None:

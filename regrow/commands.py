@@ -8,6 +8,8 @@ from regrow.errors import GateFailedError, InputError
 
 if TYPE_CHECKING:
     from regrow.checkpoint import Checkpoint
+    from regrow.importance import LayerImportance
+    from regrow.prune import PrunePlan
 
 
 def _open(source: str) -> "Checkpoint":
@@ -65,19 +67,40 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def importance(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure which blocks matter."""
-    result = _measure(arguments)
-    result.save(arguments.out / "importance.json")
+    """Measure which blocks and units of width matter."""
+    from regrow.importance import choose_blocks
+
+    out = arguments.out
+    result = _measure(arguments, out / ".partial")
+    result.save(out / "importance.json")
+    page = _importance_page(result, out / "importance.html")
+    best = {
+        size: choose_blocks(result, result.blocks, "angular_distance", size)
+        for size in range(1, result.blocks)
+    }
     return {
-        "importance": str(arguments.out / "importance.json"),
+        "importance": str(out / "importance.json"),
+        **({"page": str(page)} if page else {}),
         "model": result.model_digest,
         "samples": result.samples,
         "tokens": result.tokens,
-        "best": {str(size): list(result.best(size)) for size in range(1, result.blocks)},
+        "best": {str(size): [choice.removed[0], choice.score] for size, choice in best.items()},
     }
 
 
-def _measure(arguments: argparse.Namespace) -> Any:
+def _importance_page(result: "LayerImportance", path: Path) -> Path | None:
+    """Draw the measurement where there is something to draw with (regrow[pipeline])."""
+    from importlib.util import find_spec
+
+    if not (find_spec("matplotlib") and find_spec("jinja2")):
+        return None
+    from regrow.report import importance_page
+
+    path.write_text(importance_page(result), encoding="utf-8")
+    return path
+
+
+def _measure(arguments: argparse.Namespace, work: Path | None = None) -> "LayerImportance":
     from regrow import importance as layers
     from regrow.config import parse
     from regrow.source import TextSpec, read_texts
@@ -88,41 +111,87 @@ def _measure(arguments: argparse.Namespace) -> Any:
         "column": arguments.text_column,
         "limit": arguments.samples,
     }
-    spec = parse(layers.ImportanceSpec, {"max_tokens": getattr(arguments, "max_tokens", 256)}, "--max-tokens")
-    return layers.compute(_open(arguments.model), read_texts(parse(TextSpec, texts, "--data")), spec)
+    settings = _yaml(getattr(arguments, "settings", None))
+    for name in ("max_tokens", "all_tokens", "placement", "states", "skip_first"):
+        if (value := getattr(arguments, name, None)) is not None:
+            settings[name] = value
+    spec = parse(layers.ImportanceSpec, settings, "importance")
+    return layers.compute(_open(arguments.model), read_texts(parse(TextSpec, texts, "--data")), spec, work)
 
 
 def prune(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Remove a run of blocks."""
-    from regrow.importance import LayerImportance
-    from regrow.prune import PrunePlan, PruneSpec, apply, make_plan
+    """Make a plan, and apply it."""
+    from regrow.prune import PrunePlan, apply
 
+    if not (arguments.out or arguments.dry_run):
+        raise InputError("--out: name the folder for the pruned model (or say --dry-run)")
     base = _open(arguments.model)
-    if arguments.plan:
-        plan = PrunePlan.read(arguments.plan)
-    elif arguments.drop:
-        start, _, stop = arguments.drop.partition(":")
-        if not (start.isdigit() and stop.isdigit()):
-            raise InputError(f"--drop {arguments.drop}: expected START:STOP, such as 13:19")
-        plan = PrunePlan(
-            source_digest=base.digest, depth=base.blocks, start=int(start), stop=int(stop), criterion="given"
+    plan = PrunePlan.read(arguments.plan) if arguments.plan else _plan(base, arguments)
+    if arguments.dry_run:
+        if arguments.out:
+            plan.save(arguments.out)
+        return (
+            plan.summary()
+            | {"what": plan.describe()}
+            | ({"plan": str(arguments.out)} if arguments.out else {})
         )
-    elif arguments.importance:
-        plan = make_plan(
-            LayerImportance.read(arguments.importance), PruneSpec(blocks=max(arguments.blocks, 1))
-        )
-    elif arguments.data:
-        plan = make_plan(_measure(arguments), PruneSpec(blocks=max(arguments.blocks, 1)))
-    else:
-        raise InputError("--blocks: say how to choose them, with --importance FILE or --data FILE")
     pruned = apply(base, plan, arguments.out)
-    plan_file = arguments.out.with_name(arguments.out.name + ".plan.json")
-    plan.save(plan_file)
-    return pruned.summary() | {
-        "folder": str(pruned.folder),
-        "plan": str(plan_file),
-        "dropped": [plan.start, plan.stop],
-    }
+    return (
+        pruned.summary()
+        | {"folder": str(pruned.folder), "plan": str(pruned.folder / "plan.json")}
+        | plan.summary()
+        | {"share_of_parameters": round(pruned.parameters / base.parameters, 4)}
+    )
+
+
+def _plan(base: "Checkpoint", arguments: argparse.Namespace) -> "PrunePlan":
+    from regrow.config import parse
+    from regrow.importance import LayerImportance
+    from regrow.prune import PruneSpec, make_plan
+
+    names = (
+        "blocks",
+        "drop",
+        "neurons",
+        "groups",
+        "channels",
+        "to_params",
+        "to_ratio",
+        "by",
+        "criterion",
+        "seed",
+    )
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    spec = parse(PruneSpec, given, "prune")
+    if arguments.importance:
+        measured = LayerImportance.read(arguments.importance)
+    elif not spec.needs_importance:
+        measured = None
+    elif arguments.data:
+        measured = _measure(arguments)
+    else:
+        raise InputError("prune: say how to choose what goes, with --importance FILE or --data FILE")
+    return make_plan(base, spec, measured)
+
+
+def compare(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Prune by every criterion, and see what each did."""
+    from regrow.compare import compare as compare_criteria
+    from regrow.config import parse
+    from regrow.evaluate import EvaluateSpec
+    from regrow.importance import LayerImportance
+
+    result = compare_criteria(
+        _open(arguments.model),
+        LayerImportance.read(arguments.importance),
+        parse(EvaluateSpec, _yaml(arguments.suite), str(arguments.suite)),
+        arguments.out,
+        sizes=arguments.blocks,
+        criteria=arguments.criteria,
+        widths=arguments.widths,
+        seeds=range(arguments.seeds),
+    )
+    return result.model_dump(mode="json") if arguments.json else {"text": result.table()}
 
 
 def distill(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from regrow.errors import InputError
-from regrow.evaluate.spec import EvaluateSpec
+from regrow.evaluate.spec import EvaluateSpec, TaskSpec
 from regrow.importance import ImportanceSpec
 from regrow.merge import MergeSpec
 from regrow.prune import PruneSpec
@@ -42,7 +42,7 @@ class CompressConfig(BaseModel):
     importance: ImportanceSpec = Field(
         default_factory=lambda: ImportanceSpec(), description="the measurement"
     )
-    prune: PruneSpec = Field(default_factory=lambda: PruneSpec(), description="how much is removed")
+    prune: PruneSpec = Field(default_factory=lambda: PruneSpec(blocks=6), description="how much is removed")
     datasets: list[DatasetConfig] = Field(min_length=1, description="instruction sets; one tuned model each")
     self_data: SelfDataSpec = Field(
         default_factory=lambda: SelfDataSpec(), description="how answers are rewritten"
@@ -61,6 +61,31 @@ class CompressConfig(BaseModel):
             raise ValueError(f"the name {twice[0]!r} is used twice; each dataset needs its own")
         return datasets
 
+    @model_validator(mode="after")
+    def _the_cut_can_be_chosen(self) -> "CompressConfig":
+        """What prune needs must be measured: that it is not would show only after a model was downloaded."""
+        cut, measured = self.prune, self.importance
+        search = measured.search
+        if cut.criterion in ("perplexity", "task", "greedy"):
+            if search is None or cut.criterion not in search.criteria:
+                raise ValueError(
+                    f"prune.criterion {cut.criterion} is not measured; add it to importance.search.criteria"
+                )
+            fits = cut.blocks in search.sizes or (
+                cut.criterion == "greedy" and (cut.blocks or 0) <= max(search.sizes)
+            )
+            if cut.blocks is not None and not fits:
+                raise ValueError(
+                    f"prune.blocks {cut.blocks} is not among importance.search.sizes {list(search.sizes)}"
+                )
+        if cut.criterion == "angular_distance_all_tokens" and not measured.all_tokens:
+            raise ValueError(
+                "prune.criterion angular_distance_all_tokens is not measured; set importance.all_tokens"
+            )
+        if cut.needs_width and not measured.width:
+            raise ValueError("prune removes width, which is not measured; set importance.width")
+        return self
+
     def pinned(self) -> "CompressConfig":
         """Return the configuration with the content of every local file written into it.
 
@@ -74,24 +99,34 @@ class CompressConfig(BaseModel):
             update={
                 "model": pin(self.model),
                 "calibration": pin(self.calibration),
+                "importance": _pinned_importance(self.importance),
                 "datasets": [pin(dataset) for dataset in self.datasets],
                 "evaluation": _pinned_evaluation(self.evaluation),
             }
         )
 
 
+def _pinned_importance(spec: ImportanceSpec) -> ImportanceSpec:
+    if spec.search is None or spec.search.task is None:
+        return spec
+    search = spec.search.model_copy(update={"task": _pinned_task(spec.search.task)})
+    return spec.model_copy(update={"search": search})
+
+
 def _pinned_evaluation(spec: EvaluateSpec) -> EvaluateSpec:
-    tasks = []
-    for task in spec.tasks:
-        pins = {}
-        for source, digest in (("source", "sha256"), ("fewshot_source", "fewshot_sha256")):
-            if where := getattr(task, source):
-                # {subset} stands for several files: only a single one can be pinned by its content.
-                whole = TextSpec(name=task.name, source=where, sha256=getattr(task, digest))
-                pins[digest] = whole.sha256 if "{subset}" in where else pin(whole).sha256
-        tasks.append(task.model_copy(update=pins))
+    tasks = tuple(_pinned_task(task) for task in spec.tasks)
     text = None if spec.perplexity is None else pin(spec.perplexity)
-    return spec.model_copy(update={"tasks": tuple(tasks), "perplexity": text})
+    return spec.model_copy(update={"tasks": tasks, "perplexity": text})
+
+
+def _pinned_task(task: TaskSpec) -> TaskSpec:
+    pins = {}
+    for source, digest in (("source", "sha256"), ("fewshot_source", "fewshot_sha256")):
+        if where := getattr(task, source):
+            # {subset} stands for several files: only a single one can be pinned by its content.
+            whole = TextSpec(name=task.name, source=where, sha256=getattr(task, digest))
+            pins[digest] = whole.sha256 if "{subset}" in where else pin(whole).sha256
+    return task.model_copy(update=pins)
 
 
 def read_config(path: Path) -> tuple[CompressConfig, dict[str, Any]]:

@@ -28,3 +28,13 @@ def compute_dtype(stored: "torch.dtype", where: str | None = None) -> "torch.dty
         return torch.float16 if stored == torch.bfloat16 and not torch.cuda.is_bf16_supported() else stored
     native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if native else torch.float32
+
+
+def free_memory() -> int:
+    """Return the bytes that a model may take: free on the GPU where there is one, else available to processes."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    return int(psutil.virtual_memory().available)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _TEMPLATE = "report.html.jinja"
 _SHOWN_TEXT = 700
+_SHOWN_SIZES = 12
 
 
 class Details(TypedDict, total=False):
@@ -32,7 +33,7 @@ class Details(TypedDict, total=False):
     importance: Mapping[
         str, Any
     ]  # angular_distance [size - 1][start], block_influence [block], samples, tokens
-    plan: Mapping[str, Any]  # start, stop (half-open), depth, criterion, distance
+    plan: Mapping[str, Any]  # removed [block], depth, criterion, score, text: what goes in words
     decisions: Mapping[str, Mapping[str, int]]  # by dataset: decision and number of records
     rewrites: Sequence[Mapping[str, Any]]  # dataset, instruction, input, reference, response, decision
     gates: Sequence[Mapping[str, Any]]  # as regrow.quality.GateResult
@@ -100,8 +101,14 @@ def run_page(
     """Lay out a pipeline run from what its steps returned; `data` and `gates` are in one order."""
     names = [gate.dataset for gate in gates]
     details = Details(
-        importance=importance.model_dump(),
-        plan=plan.model_dump(),
+        importance=_importance_details(importance),
+        plan={
+            "removed": plan.removed,
+            "depth": plan.depth,
+            "criterion": plan.criterion,
+            "score": plan.score,
+            "text": plan.describe(),
+        },
         decisions={name: one.summary.get("decisions", {}) for name, one in zip(names, data, strict=True)},
         rewrites=[
             {"dataset": name, **row}
@@ -119,16 +126,50 @@ def run_page(
 
 def importance_page(importance: "LayerImportance") -> str:
     """Draw a measurement of importance on a page of its own."""
-    drawn = {
-        "heatmap": figures.heatmap_svg(importance.angular_distance),
-        "influence": figures.influence_svg(importance.block_influence),
-    }
+    details = _importance_details(importance)
     return _render(
         title="Importance of blocks",
-        details={"importance": importance.model_dump()},
-        figures=drawn,
+        details={"importance": details},
+        figures=_draw_importance(details),
         summary={},
     )
+
+
+def _importance_details(importance: "LayerImportance") -> dict[str, Any]:
+    """Return what the page tells of a measurement: all but the units of width, and which runs are best."""
+    from regrow.prune.plan import name_blocks
+    from regrow.prune.units import format_units
+
+    best = []
+    for size in range(1, min(importance.blocks, _SHOWN_SIZES + 1)):
+        start, distance = importance.best(size)
+        run = range(start, start + size)
+        best.append([size, format_units(run), name_blocks(importance.stack, run), f"{distance:.4f}"])
+    return importance.model_dump(exclude={"width"}) | {"best": best}
+
+
+def _draw_importance(importance: Mapping[str, Any], removed: Sequence[int] = ()) -> dict[str, str]:
+    """Draw a measurement; `removed` are the blocks that were cut out."""
+    curves = {"last token": importance["angular_distance"]}
+    if every := importance.get("angular_distance_all_tokens"):
+        curves["all tokens"] = every
+    least = {
+        name: [min(value for value in row if value is not None) for row in matrix[:-1]]
+        for name, matrix in curves.items()
+    }
+    drawn = {
+        "heatmap": figures.heatmap_svg(importance["angular_distance"], removed),
+        "sizes": figures.sizes_svg(least, len(removed)),
+        "influence": figures.influence_svg(importance["block_influence"], removed),
+    }
+    search = importance.get("search") or {}
+    if search.get("perplexity"):
+        drawn["trials_perplexity"] = figures.trials_svg(search["perplexity"], "perplexity")
+    if search.get("task"):
+        drawn["trials_task"] = figures.trials_svg(
+            search["task"], f"score on {search['task_name']}", higher_is_better=True
+        )
+    return drawn
 
 
 def tuning_page(record: "TuningRecord") -> str:
@@ -205,7 +246,8 @@ def headline(summary: Mapping[str, Any], details: Mapping[str, Any]) -> str:
             said.append(f"The {best['name']} model has {share:.0f} % of the base model's parameters.")
     if base and pruned:
         plan = details.get("plan")
-        cut = f"Removing {plan['stop'] - plan['start']} of {plan['depth']} blocks" if plan else "Pruning"
+        gone = len(plan["removed"]) if plan else 0
+        cut = f"Removing {gone} of {plan['depth']} blocks" if plan and gone else "Pruning"
         told = []
         if pruned.get("recovery") is not None:
             told.append(f"left {100 * pruned['recovery']:.1f} % of the score")
@@ -279,14 +321,12 @@ def _draw(summary: Mapping[str, Any], details: Details) -> dict[str, str]:
     drawn = {}
     models = summary["models"]
     plan = details.get("plan")
-    removed = (plan["start"], plan["stop"]) if plan else None
     if models:
         drawn["models"] = figures.models_svg(models)
     if any(model.get("scores") for model in models):
         drawn["scores"] = figures.scores_svg(models)
     if importance := details.get("importance"):
-        drawn["heatmap"] = figures.heatmap_svg(importance["angular_distance"], removed)
-        drawn["influence"] = figures.influence_svg(importance["block_influence"], removed)
+        drawn |= _draw_importance(importance, tuple(plan["removed"]) if plan else ())
     if any((decisions := details.get("decisions", {})).values()):
         drawn["decisions"] = figures.decisions_svg(decisions)
     if any((logs := details.get("logs", {})).values()):

@@ -8,8 +8,11 @@ The format: 8 bytes little-endian header length, a JSON header, then the bytes o
 import json
 import math
 import struct
+from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-_COPY_CHUNK = 16 * 2**20
+_COPY_CHUNK = 4 * 2**20
 # Bits an element of each safetensors type takes.
 _BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8,
@@ -119,6 +122,8 @@ def load(info: TensorInfo, name: str) -> "torch.Tensor":
 class ShardWriter:
     """Write a checkpoint's tensors into shards, each tensor once and in the order of `layout`.
 
+    The files are hashed while they are written, so that naming the checkpoint needs no second reading.
+
     Args:
         folder: an existing folder; receives `model.safetensors`, or shards and their index.
         layout: safetensors type and shape of every tensor, in the order they will be written.
@@ -136,8 +141,9 @@ class ShardWriter:
         self._shards = _plan_shards(layout, max_shard_bytes)
         self._order = [(name, i) for i, shard in enumerate(self._shards) for name in shard]
         self._next = 0
-        self._stream: IO[bytes] | None = None
+        self._file: _HashedFile | None = None
         self._open = -1
+        self.digests: dict[str, str] = {}  # SHA-256 by file name, complete after the `with` block
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -145,22 +151,32 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._stream:
-            self._stream.close()
+        self._close()
         if kind is None:
             self._finish()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors together."""
+        return sum(self.size_of(name) for name, _ in self._order)
+
+    def size_of(self, name: str) -> int:
+        """Return the bytes of one tensor."""
+        entry = next(shard[name] for shard in self._shards if name in shard)
+        begin, end = entry["data_offsets"]
+        return int(end - begin)
+
     def copy(self, name: str, source: TensorInfo) -> None:
         """Copy a tensor's bytes as they are, under a new name."""
-        stream = self._at(name, source.nbytes)
-        with source.file.open("rb") as reader:
+        file = self._at(name, source.nbytes)
+        with source.file.open("rb", buffering=0) as reader:
             reader.seek(source.start)
             left = source.nbytes
             while left:
                 chunk = reader.read(min(left, _COPY_CHUNK))
                 if not chunk:
                     raise InputError(f"{source.file}: truncated while copying {name}; fetch the model again")
-                stream.write(chunk)
+                file.write(chunk)
                 left -= len(chunk)
 
     def put(self, name: str, tensor: "torch.Tensor") -> None:
@@ -170,7 +186,7 @@ class ShardWriter:
         data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
         self._at(name, data.nbytes).write(data.data)
 
-    def _at(self, name: str, nbytes: int) -> IO[bytes]:
+    def _at(self, name: str, nbytes: int) -> "_HashedFile":
         expected, shard = self._order[self._next]
         entry = self._shards[shard][expected]
         begin, end = entry["data_offsets"]
@@ -179,18 +195,22 @@ class ShardWriter:
         self._next += 1
         if shard != self._open:
             self._start(shard)
-        assert self._stream is not None
-        return self._stream
+        assert self._file is not None
+        return self._file
 
     def _start(self, shard: int) -> None:
-        if self._stream:
-            self._stream.close()
+        self._close()
         header = {"__metadata__": {"format": "pt"}, **self._shards[shard]}
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
-        self._stream = (self._folder / self._file_name(shard)).open("wb")
-        self._stream.write(struct.pack("<Q", len(text)) + text)
+        self._file = _HashedFile(self._folder / self._file_name(shard))
+        self._file.write(struct.pack("<Q", len(text)) + text)
         self._open = shard
+
+    def _close(self) -> None:
+        if self._file:
+            self.digests[self._file.path.name] = self._file.close()
+            self._file = None
 
     def _file_name(self, shard: int) -> str:
         total = len(self._shards)
@@ -203,6 +223,36 @@ class ShardWriter:
             total = sum(entry["data_offsets"][1] for shard in self._shards for entry in [_last(shard)])
             weight_map = {name: self._file_name(shard) for name, shard in self._order}
             write_json(self._folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+class _HashedFile:
+    """A file that another thread hashes while this one writes; only a few chunks wait in between."""
+
+    _WAITING = 4
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stream: IO[bytes] = path.open("wb", buffering=0)
+        self._hash = sha256()
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sha256")
+        self._pending: deque[Future[None]] = deque()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes; they must not change afterwards."""
+        self._pending.append(self._pool.submit(self._hash.update, data))
+        view = memoryview(data).cast("B")
+        while view:
+            view = view[self._stream.write(view) :]
+        while len(self._pending) > self._WAITING:
+            self._pending.popleft().result()
+
+    def close(self) -> str:
+        """Close the file and return its SHA-256, in hexadecimal."""
+        self._stream.close()
+        self._pool.shutdown()
+        for one in self._pending:
+            one.result()
+        return self._hash.hexdigest()
 
 
 def _last(shard: dict[str, dict[str, Any]]) -> dict[str, Any]:

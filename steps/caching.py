@@ -4,7 +4,9 @@ ZenML's cache key holds a step's own code, its parameters and its inputs' conten
 in regrow/, so the source of the modules that do its work goes into the key as well.
 """
 
+import pkgutil
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -17,10 +19,16 @@ def depends_on(*modules: ModuleType, files: Callable[[], str] | None = None) -> 
     """Return the default cache policy, with the source code of `modules` in the key.
 
     Args:
-        modules: the modules that do the step's work.
+        modules: the modules that do the step's work; of a package, every module in it.
         files: a function of a module that returns a digest of other files that the work depends on.
     """
-    return CachePolicy(source_dependencies=list(modules), cache_func=files)
+    whole = [one for module in modules for one in (module, *_inside(module))]
+    return CachePolicy(source_dependencies=whole, cache_func=files)
+
+
+def _inside(package: ModuleType) -> list[ModuleType]:
+    names = sorted(found.name for found in pkgutil.iter_modules(getattr(package, "__path__", [])))
+    return [import_module(f"{package.__name__}.{name}") for name in names]
 
 
 def templates() -> str:

@@ -54,14 +54,14 @@ def _(result: Checkpoint) -> Facts:
 def _(result: LayerImportance) -> Facts:
     best = {size: result.best(size) for size in range(1, result.blocks)}
     return Facts(
-        params={"calibration_digest": result.calibration_digest},
+        params={"calibration_digest": result.calibration_digest, "dtype": result.dtype},
         metrics={"samples": result.samples, "tokens": result.tokens},
         series={
             "best_distance_by_size": [(size, distance) for size, (_, distance) in best.items()],
             "block_influence": list(enumerate(result.block_influence)),
         },
         texts={
-            "importance.json": result.model_dump_json(indent=2),
+            "importance.json": result.to_json(),
             "importance.html": report.importance_page(result),
         },
     )
@@ -69,9 +69,10 @@ def _(result: LayerImportance) -> Facts:
 
 @facts.register
 def _(result: PrunePlan) -> Facts:
+    facts = result.summary()
     return Facts(
-        params={"start": result.start, "stop": result.stop, "criterion": result.criterion},
-        metrics={} if result.distance is None else {"angular_distance": result.distance},
+        params={key: value for key, value in facts.items() if isinstance(value, str)},
+        metrics={key: value for key, value in facts.items() if not isinstance(value, str)},
         texts={"plan.json": result.model_dump_json(indent=2)},
     )
 

@@ -64,11 +64,11 @@ def details() -> dict[str, Any]:
             "tokens": 12345,
         },
         "plan": {
-            "start": 13,
-            "stop": 19,
+            "removed": [13, 14, 15, 16, 17, 18],
             "depth": depth,
             "criterion": "angular_distance",
-            "distance": 0.1034,
+            "score": 0.1034,
+            "text": "Removed 6 of 30 blocks: 13:19 (counted from 0, half-open).",
         },
         "decisions": {
             "alpaca": {"rewritten": 364, "kept: banned phrase": 60, "kept: unfinished": 88},

@@ -45,7 +45,10 @@ def test_the_stages_in_a_row(inputs, capfd, monkeypatch):
         capfd, "prune", "model", "--blocks", "2", "--importance", "layers/importance.json", "--out", "pruned"
     )
     assert pruned["blocks"] == 4
-    assert pruned["dropped"] == [measured["best"]["2"][0], measured["best"]["2"][0] + 2]
+    start = measured["best"]["2"][0]
+    assert pruned["removed_blocks"] == f"{start}:{start + 2}"
+    assert "<html" in Path(measured["page"]).read_text()
+    assert not Path("layers/.partial").exists()
     columns = ("--column", "instruction=q", "--column", "reference=a")
     made = run(
         capfd, "distill", "model", "--data", "data.jsonl", *columns, "--max-new-tokens", "8", "--out", "own"
@@ -68,6 +71,56 @@ def test_the_stages_in_a_row(inputs, capfd, monkeypatch):
     assert done["digest"] == Checkpoint.open("merged").digest == run(capfd, "digest", "merged")["digest"]
 
 
+def test_every_way_to_say_how_much_makes_a_plan(inputs, capfd):
+    run(capfd, "importance", "model", "--data", "data.jsonl", "--all-tokens", "--out", "layers")
+    chosen = ("--importance", "layers/importance.json", "--dry-run", "--out", "plan.json")
+    for how in (
+        ("--drop", "1:3"),
+        ("--to-ratio", "0.8"),
+        ("--to-params", "60K", "--by", "neurons"),
+        ("--neurons", "32", "--groups", "1"),
+        ("--blocks", "2", "--criterion", "angular_distance_all_tokens"),
+    ):
+        planned = run(capfd, "prune", "model", *how, *chosen)
+        made = run(capfd, "prune", "model", "--plan", "plan.json", "--out", f"pruned{''.join(how)}")
+        assert made["removed_blocks"] == planned["removed_blocks"]
+        assert made["share_of_parameters"] < 1
+
+
+def test_criteria_are_compared_by_what_they_do(inputs, capfd):
+    settings = {"search": {"criteria": ["perplexity", "greedy"], "sizes": [1, 2]}, "max_tokens": 64}
+    Path("settings.yaml").write_text(yaml.safe_dump(settings))
+    run(
+        capfd, "importance", "model", "--data", "data.jsonl", "--settings", "settings.yaml", "--out", "layers"
+    )
+    command = ("compare", "model", "--importance", "layers/importance.json", "--suite", "suite.yaml")
+    criteria = "angular_distance,block_influence,perplexity,greedy,reverse,random"
+    arguments = (
+        *command,
+        "--blocks",
+        "1,2",
+        "--criteria",
+        criteria,
+        "--widths",
+        "neurons,width",
+        "--out",
+        "c",
+    )
+    result = run(capfd, *arguments)
+    assert len(result["rows"]) == 16
+    assert result["base"]["perplexity"] > 1
+    by_choice = {(row["size"], row["choice"]): row for row in result["rows"]}
+    # Measured on the very text of the suite, the run of least perplexity has the least perplexity of all runs.
+    least = by_choice[2, "perplexity"]["perplexity"]
+    assert least <= by_choice[2, "angular_distance"]["perplexity"] * 1.01
+    assert least <= by_choice[2, "reverse"]["perplexity"] * 1.01
+    for row in result["rows"]:
+        assert row["parameters"] < result["base"]["parameters"]
+    table = Path("c/comparison.md").read_text()
+    assert table.count("\n") == 19
+    assert run(capfd, *arguments) == result, "from the cache"
+
+
 def test_a_gate_that_is_not_passed_ends_with_3_and_says_what_to_do(inputs, capfd):
     columns = ("--column", "instruction=q", "--column", "reference=a")
     run(capfd, "distill", "model", "--data", "data.jsonl", *columns, "--max-new-tokens", "4", "--out", "own")
@@ -80,9 +133,13 @@ def test_a_gate_that_is_not_passed_ends_with_3_and_says_what_to_do(inputs, capfd
     ("arguments", "message"),
     [
         (("digest", "nowhere"), "nowhere: no such folder"),
-        (("prune", "model", "--drop", "4:9", "--out", "x"), "cannot be removed"),
-        (("prune", "model", "--drop", "some", "--out", "x"), "expected START:STOP"),
+        (("prune", "model", "--drop", "4:9", "--out", "x"), "no block 8"),
+        (("prune", "model", "--drop", "some", "--out", "x"), "write START:STOP"),
+        (("prune", "model", "--out", "x"), "nothing says what to remove"),
+        (("prune", "model", "--blocks", "2"), "--out"),
         (("prune", "model", "--blocks", "2", "--out", "x"), "--importance FILE or --data FILE"),
+        (("prune", "model", "--to-params", "lots", "--out", "x"), "write it as 6.7B"),
+        (("prune", "model", "--blocks", "2", "--criterion", "magic", "--out", "x"), "criterion"),
         (("prune", "model", "--blocks", "6", "--data", "data.jsonl", "--out", "x"), "choose 1 to 5"),
         (("prune", "model", "--plan", "data.jsonl", "--out", "x"), "data.jsonl"),
         (("importance", "model", "--data", "nowhere.jsonl", "--out", "x"), "nowhere.jsonl"),

@@ -129,7 +129,7 @@ def test_text_from_data_is_escaped(page_text):
 def test_every_section_has_its_numbers(page_text):
     text = Page(page_text).text
     for part in (
-        "Blocks 13 to 18",
+        "blocks: 13:19",
         "6 of 30 blocks",
         "0.1034",
         "kept: answer differs",
@@ -167,12 +167,14 @@ def test_a_run_without_tasks_and_with_a_ruined_model():
     assert "from 24.50 to infinite" in page.text
 
 
-@pytest.mark.parametrize("removed", [None, (13, 19)])
+@pytest.mark.parametrize("removed", [(), (13, 14, 15, 16, 17, 18), (3, 9)])
 def test_plots_are_svg_with_a_text_for_readers(removed):
     run, parts = summary(), details()
     drawn = [
         figures.heatmap_svg(parts["importance"]["angular_distance"], removed),
         figures.influence_svg(parts["importance"]["block_influence"], removed),
+        figures.sizes_svg({"last token": [0.1, 0.2, 0.4], "all tokens": [0.1, 0.3, 0.3]}, 2),
+        figures.trials_svg({3: [20.0, 900.0, math.inf], 6: [40.0, 80.0]}, "perplexity"),
         figures.models_svg(run["models"]),
         figures.scores_svg(run["models"]),
         figures.loss_svg(parts["logs"]),
@@ -186,7 +188,7 @@ def test_plots_are_svg_with_a_text_for_readers(removed):
         assert root[0].text == root.attrib["aria-label"]
         assert "<text" in svg, "text must stay text"
     assert drawn[0] == figures.heatmap_svg(parts["importance"]["angular_distance"], removed)
-    assert ("removed: blocks 13 to 18" in drawn[0]) == (removed is not None)
+    assert ("removed: blocks 13 to 18" in drawn[0]) == (len(removed) == 6)
 
 
 def test_every_cell_of_the_heatmap_has_its_colour():
@@ -258,7 +260,7 @@ def test_a_whole_run_from_what_the_steps_return(tmp_path: Path):
 
     parts = details()
     importance = LayerImportance(model_digest="a", calibration_digest="b", **parts["importance"])
-    plan = PrunePlan(source_digest="a", **parts["plan"])
+    plan = PrunePlan(source_digest="a", depth=30, blocks="0:13,19:30", criterion="greedy", score=0.1)
     empty = {name: "" if kind == "string" else 0 for name, kind in COLUMNS.items()}
     write_parquet(
         tmp_path / "records.parquet",
@@ -280,6 +282,13 @@ def test_a_whole_run_from_what_the_steps_return(tmp_path: Path):
         {"a": {"b": 1}},
     )
     page = Page(text)
-    for part in ("Blocks 13 to 18", "make sugar of it", "acceptance rate", "97 of them", "b: 1"):
+    for part in (
+        "13:19",
+        "model.layers.13 to model.layers.18",
+        "make sugar of it",
+        "acceptance rate",
+        "97 of them",
+        "b: 1",
+    ):
         assert part in page.text
     json.dumps(summary())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from regrow.prune import parse_units
 from tests.pipelines.project import Project, tiny_config
 
 
@@ -70,7 +71,7 @@ def test_the_registered_version_generates_by_alias_and_is_tagged(finished):
     assert tags["regrow.digest"] == summary["registered"]["digest"]
     assert tags["regrow.base"] == models["base"]["digest"]
     assert tags["regrow.data.plants"] == summary["datasets"][0]["digest"]
-    assert params["prune.stop"] == str(int(params["prune.start"]) + 2)
+    assert len(parse_units(params["prune.removed_blocks"])) == 2
     assert metrics["evaluate.pruned.perplexity"] == pytest.approx(models["pruned"]["perplexity"])
     assert "fine_tune.water.loss" in metrics
 
