@@ -1,41 +1,25 @@
 """Streamed pruning against the usual way: load with transformers, cut the module list, save.
 
-    python -m benchmarks.prune [--gib 1] [--runs 3]
+    python -m benchmarks.prune [--gib 2] [--runs 3]
 
-Every variant runs in a process of its own, in turn, on the same random Llama checkpoint; `cp` of the kept
-bytes is the floor. Peak memory is the growth of the process's high-water mark during the work (Linux only).
+On a random sharded Llama checkpoint; `cp` of the kept bytes is the floor. regrow's time includes the SHA-256 of
+the result, which names it; that of the source was taken when it was opened, and is in no variant.
 """
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
-from statistics import median
 
-BLOCKS, DROPPED = 24, 6
+from benchmarks.variants import run_variants, table
 
-_SETUP = """
-import json, sys, time
-from pathlib import Path
-base, out = Path(sys.argv[1]), Path(sys.argv[2])
-def high_water():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-def report(work):
-    Path("/proc/self/clear_refs").write_text("5")  # forget the high-water mark of the imports
-    before = high_water()
-    start = time.perf_counter()
-    work()
-    seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "peak_mib": (high_water() - before) / 1024}))
-"""
+BLOCKS, START, STOP = 24, 12, 18
 
+_FLOOR = "cp of the kept bytes"
 VARIANTS = {
-    "cp of the kept bytes": """
+    _FLOOR: """
+base = Path(arguments["base"])
 files = sorted(base.glob("*.safetensors"))
-kept = int(sum(f.stat().st_size for f in files) * (1 - float(sys.argv[3])))
+kept = int(sum(f.stat().st_size for f in files) * arguments["kept"])
 def work():
     left = kept
     out.mkdir()
@@ -48,22 +32,32 @@ def work():
 report(work)
 """,
     "regrow.prune.apply": """
-import logging, os
-os.environ["TQDM_DISABLE"] = "1"
-from transformers import AutoConfig
+import torch, transformers
 from regrow.checkpoint import Checkpoint
-from regrow.prune import PrunePlan, apply
-checkpoint = Checkpoint.open(base)
-plan = PrunePlan(source_digest=checkpoint.digest, depth=24, start=12, stop=18, criterion="given")
-report(lambda: apply(checkpoint, plan, out))
+from regrow.prune import PruneSpec, apply, make_plan
+checkpoint = Checkpoint.open(arguments["base"])
+plan = make_plan(checkpoint, PruneSpec(drop=arguments["drop"]))
+report(lambda: apply(checkpoint, plan, out).digest)
+""",
+    "regrow.prune.apply, also a quarter of the MLP neurons": """
+import torch, transformers
+from regrow.checkpoint import Checkpoint
+from regrow.prune import KeptUnits, PruneSpec, apply, make_plan
+checkpoint = Checkpoint.open(arguments["base"])
+plan = make_plan(checkpoint, PruneSpec(drop=arguments["drop"]))
+size = checkpoint.config["intermediate_size"]
+kept = tuple(unit for unit in range(size) if unit % 4)
+plan = plan.model_copy(update={"neurons": KeptUnits(of=size, kept=(kept,) * len(plan.blocks))})
+report(lambda: apply(checkpoint, plan, out).digest)
 """,
     "transformers load, cut, save": """
 import torch
 from transformers import AutoModelForCausalLM
+start, stop = arguments["start"], arguments["stop"]
 def work():
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(arguments["base"], dtype=torch.bfloat16)
     layers = model.model.layers
-    model.model.layers = torch.nn.ModuleList([b for i, b in enumerate(layers) if not 12 <= i < 18])
+    model.model.layers = torch.nn.ModuleList([b for i, b in enumerate(layers) if not start <= i < stop])
     for number, block in enumerate(model.model.layers):
         block.self_attn.layer_idx = number
     model.config.num_hidden_layers = len(model.model.layers)
@@ -78,7 +72,7 @@ def make_checkpoint(folder: Path, gib: float) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    hidden = int((gib * 2**30 / 2 / BLOCKS / 16) ** 0.5) // 64 * 64
+    hidden = int((gib * 2**30 / 2 / BLOCKS / 16) ** 0.5) // 64 * 64 + 64
     config = LlamaConfig(
         vocab_size=1000,
         hidden_size=hidden,
@@ -101,27 +95,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--gib", type=float, default=1.0, help="size of the checkpoint (default: 1)")
+    parser.add_argument("--gib", type=float, default=2.0, help="size of the checkpoint (default: 2)")
     parser.add_argument("--runs", type=int, default=3, help="runs of each variant (default: 3)")
-    arguments = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch) / "base"
-        make_checkpoint(base, arguments.gib)
-        found: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
-        for run in range(arguments.runs):
-            for number, (name, code) in enumerate(VARIANTS.items()):
-                out = Path(scratch) / f"out-{run}-{number}"
-                command = [sys.executable, "-c", _SETUP + code, str(base), str(out), str(DROPPED / BLOCKS)]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
-                found[name].append(json.loads(done.stdout.splitlines()[-1]))
-                subprocess.run(["rm", "-rf", str(out)], check=True)
-    floor = median(one["seconds"] for one in found["cp of the kept bytes"])
-    size = f"{arguments.gib:g} GiB, {DROPPED} of {BLOCKS} blocks removed, median of {arguments.runs}"
-    print(f"| pruning {size} | seconds | over cp | peak MiB |\n| --- | --- | --- | --- |")
-    for name, runs in found.items():
-        seconds = median(one["seconds"] for one in runs)
-        peak = median(one["peak_mib"] for one in runs)
-        print(f"| {name} | {seconds:.2f} | {seconds / floor:.2f} | {peak:.0f} |")
+        make_checkpoint(base, options.gib)
+        arguments = {
+            "base": str(base),
+            "start": START,
+            "stop": STOP,
+            "drop": f"{START}:{STOP}",
+            "kept": 1 - (STOP - START) / BLOCKS,
+        }
+        found = run_variants(VARIANTS, arguments, options.runs)
+    title = f"pruning {options.gib:g} GiB, {STOP - START} of {BLOCKS} blocks, median of {options.runs}"
+    print(table(title, found, _FLOOR))
 
 
 if __name__ == "__main__":

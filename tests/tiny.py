@@ -56,3 +56,14 @@ def tiny_checkpoint(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Checkpoint.open(folder)
+
+
+def scale_weight(base: Checkpoint, name: str, factor: float) -> Checkpoint:
+    """Multiply one tensor of a checkpoint, in place."""
+    from safetensors.torch import load_file, save_file
+
+    file = base.folder / "model.safetensors"
+    weights = load_file(file)
+    weights[name] = weights[name] * factor
+    save_file(weights, file, metadata={"format": "pt"})
+    return Checkpoint.open(base.folder)

@@ -35,7 +35,7 @@ def test_units_survive_their_notation(numbers):
     "text", ["", "3:3", "5:2", "a:b", "1,1", "4,2", "1:", ":3", "-1", [3, 2], [1.5], [True], 7]
 )
 def test_what_is_no_list_of_units_is_refused(text):
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"ranges|empty|whole numbers|rise"):
         parse_units(text)
 
 
@@ -195,5 +195,5 @@ def test_a_tensor_that_the_family_does_not_have_is_refused(base, importance, tmp
     save_file(weights, tmp_path / "odd" / "model.safetensors", {"format": "pt"})
     odd = Checkpoint.open(tmp_path / "odd")
     plan = make_plan(odd, PruneSpec(neurons=8), importance.model_copy(update={"model_digest": odd.digest}))
-    with pytest.raises(InputError, match="mlp.extra.weight is not known"):
+    with pytest.raises(InputError, match=r"mlp\.extra\.weight is not known"):
         apply(odd, plan, tmp_path / "pruned")

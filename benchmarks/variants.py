@@ -1,0 +1,69 @@
+"""Run variants of one job in turn, each in a process of its own, and print their time and memory as ratios.
+
+A variant is Python source that calls `report(work)`. Peak memory is the growth of the process's high-water
+mark during the work (Linux only): what was imported and opened before does not count.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+
+_SETUP = """
+import json, os, sys, time
+from pathlib import Path
+os.environ["TQDM_DISABLE"] = "1"
+arguments, out = json.loads(sys.argv[1]), Path(sys.argv[2])
+def high_water():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+def report(work):
+    Path("/proc/self/clear_refs").write_text("5")  # forget the high-water mark of the imports
+    before = high_water()
+    start = time.perf_counter()
+    answer = work()
+    seconds = time.perf_counter() - start
+    print(json.dumps({"seconds": seconds, "peak_mib": (high_water() - before) / 1024, "answer": answer}))
+"""
+
+
+def run_variants(
+    variants: Mapping[str, str], arguments: Mapping[str, object], runs: int
+) -> dict[str, list[dict[str, float]]]:
+    """Run every variant `runs` times, in turn so that noise falls on all alike.
+
+    Args:
+        variants: Python source by name; it sees `arguments` and a path `out` that does not exist yet.
+        arguments: what the source needs, as JSON.
+        runs: rounds.
+
+    Returns:
+        By name, for each round: seconds, peak_mib and what the work returned as answer.
+    """
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
+    for _ in range(runs):
+        for name, code in variants.items():
+            with tempfile.TemporaryDirectory() as scratch:
+                out = Path(scratch) / "out"
+                command = [sys.executable, "-c", _SETUP + code, json.dumps(arguments), str(out)]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
+                found[name].append(json.loads(done.stdout.splitlines()[-1]))
+                shutil.rmtree(out, ignore_errors=True)
+    return found
+
+
+def table(title: str, found: Mapping[str, list[dict[str, float]]], reference: str) -> str:
+    """Lay out medians as a Markdown table; `reference` is the variant that ratios are taken to."""
+    floor = median(one["seconds"] for one in found[reference])
+    lines = [f"| {title} | seconds | ratio | peak MiB |", "| --- | --- | --- | --- |"]
+    for name, rounds in found.items():
+        seconds = median(one["seconds"] for one in rounds)
+        peak = median(one["peak_mib"] for one in rounds)
+        lines.append(f"| {name} | {seconds:.2f} | {seconds / floor:.2f} | {peak:.0f} |")
+    return "\n".join(lines)
