@@ -176,8 +176,13 @@ FAMILIES: dict[str, Anatomy | None] = {
         norm="layer",
         heads_fill_channels=True,
     ),
-    **dict.fromkeys(("gemma", "phi", "olmo", "stablelm", "starcoder2", "cohere", "cohere2")),
+    **dict.fromkeys(
+        ("gemma", "phi", "olmo", "stablelm", "starcoder2", "cohere", "cohere2", "glm4", "exaone4")
+    ),
+    # Mixtures of experts, some with dense blocks among them.
+    **dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v3", "gpt_oss")),
 }
+FAMILIES["olmo3"] = FAMILIES["olmo2"]
 
 
 def check_family(config: Mapping[str, Any], file: Any) -> None:

@@ -19,6 +19,43 @@ FAMILIES = {
     "gpt_neox": {},
     "granite": {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0},
 }
+# Only their depth can be cut; mixtures of experts with dense blocks at the front, in between, or nowhere.
+DEPTH_ONLY = {
+    **{
+        name: {}
+        for name in ("gemma", "phi", "olmo", "stablelm", "starcoder2", "cohere", "cohere2", "exaone4")
+    },
+    "glm4": {"head_dim": 8},
+    "gpt_oss": {"num_local_experts": 4, "head_dim": 8},
+    "mixtral": {"num_local_experts": 4},
+    "qwen2_moe": {
+        "num_experts": 4,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+        "decoder_sparse_step": 2,
+        "mlp_only_layers": [3],
+    },
+    "qwen3_moe": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "mlp_only_layers": [1],
+    },
+    "deepseek_v3": {
+        "first_k_dense_replace": 2,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "n_group": 2,
+        "topk_group": 1,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+        "num_key_value_heads": 4,
+    },
+}
 # Enough randomness that every weight matters; the default initialization hardly moves the state.
 SPREAD = {"initializer_range": 0.3, "rms_norm_eps": 1e-12}
 IDS = torch.randint(5, 200, (2, 40), generator=torch.Generator().manual_seed(3))

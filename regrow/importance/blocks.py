@@ -131,7 +131,10 @@ class _Skeleton:
         with self._loaded(names):
             missing = [name for name, one in self._blocks[number].named_parameters() if one.is_meta]
             if missing:
-                raise InputError(f"{self._where}: block {number} has no {missing[0]}; fetch the model again")
+                raise InputError(
+                    f"{self._where}: block {number} has no tensor {missing[0]}; its file is incomplete, or transformers "
+                    "converts this architecture's weights while loading: then choose importance.placement whole"
+                )
             yield
 
     @contextmanager

@@ -5,6 +5,7 @@ read, taken and written. Peak memory is one tensor. Blocks are numbered from 0 a
 dropping 13:19 removes `model.layers.13` to `model.layers.18`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,13 @@ def apply(
         _resolved(scratch)  # fail now, not at the user's site, if stock transformers refuses it
         plan.save(scratch / "plan.json")
         (scratch / "README.md").write_text(_card(checkpoint, plan), encoding="utf-8")
+        if _unfilled(checkpoint.folder, {name: info.shape for name, info in sources.items()}) is None and (
+            wrong := _unfilled(scratch, {name: cut.shape for name, cut in parts.items()})
+        ):
+            raise InputError(
+                f"{checkpoint.folder}: the pruned weights would not fill the pruned model ({wrong}); the "
+                "architecture has a setting about blocks that regrow does not know, so it is not cut"
+            )
         layout = {name: (sources[cut.source].dtype, cut.shape) for name, cut in parts.items()}
         with (
             ShardWriter(scratch, layout, max_shard_bytes=max_shard_bytes) as writer,
@@ -80,6 +88,24 @@ def _resolved(folder: Path) -> dict[str, Any]:
             f"{folder.name.removeprefix('.').partition('.partial')[0]}: transformers refuses the configuration "
             f"({' '.join(str(error).split())})"
         ) from error
+
+
+def _unfilled(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Return a parameter that tensors of these shapes leave empty in the model that a configuration describes.
+
+    transformers would only warn, and fill it with noise. None if all are filled; where that is not so of the
+    unpruned model either, because its tensors are converted while they are loaded, nothing can be said.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    for name, parameter in model.named_parameters():
+        if shapes.get(name) != tuple(parameter.shape):
+            return name
+    return None
 
 
 def _card(checkpoint: Checkpoint, plan: PrunePlan) -> str:

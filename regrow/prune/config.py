@@ -11,7 +11,7 @@ from regrow.prune.plan import PrunePlan
 # Lists that may be as long as the model is deep without saying anything about blocks.
 _NOT_PER_BLOCK = frozenset({
     "architectures", "bos_token_id", "eos_token_id", "pad_token_id", "suppress_tokens", "begin_suppress_tokens",
-    "bad_words_ids", "keys_to_ignore_at_inference",
+    "bad_words_ids", "keys_to_ignore_at_inference", "mlp_only_layers",
 })  # fmt: skip
 # Cadences from which a list is derived where there is none: (list, cadence, value at every n-th block, else).
 _CADENCES = (
@@ -49,6 +49,7 @@ def pruned_config(
             # Blocks below this number attend in full: the count of those that stay.
             new["max_window_layers"] = sum(block < window for block in plan.blocks)
         _drop_broken_cadences(new)
+        _place_dense_blocks(new, config, plan)
     if plan.neurons or plan.groups or plan.channels:
         _set_widths(new, plan, file)
     return new
@@ -69,6 +70,17 @@ def _drop_broken_cadences(new: dict[str, Any]) -> None:
             regular = [at if (block + 1) % every == 0 else else_ for block in range(len(kinds))]
             if kinds != regular:
                 del new[cadence]
+
+
+def _place_dense_blocks(new: dict[str, Any], config: Mapping[str, Any], plan: PrunePlan) -> None:
+    """In a mixture of experts, say anew which blocks are dense."""
+    if isinstance(first := config.get("first_k_dense_replace"), int):
+        new["first_k_dense_replace"] = sum(block < first for block in plan.blocks)
+    if isinstance(step := config.get("decoder_sparse_step"), int):
+        listed = config.get("mlp_only_layers") or []
+        dense = [block in listed or (block + 1) % step != 0 for block in range(plan.depth)]
+        new["decoder_sparse_step"] = 1
+        new["mlp_only_layers"] = [place for place, block in enumerate(plan.blocks) if dense[block]]
 
 
 def _set_widths(new: dict[str, Any], plan: PrunePlan, file: Path) -> None:

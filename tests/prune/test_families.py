@@ -4,10 +4,12 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+from regrow import anatomy
 from regrow.anatomy import widths_of
+from regrow.errors import InputError
 from regrow.importance import ImportanceSpec, compute
-from regrow.prune import PrunePlan, PruneSpec, apply, make_plan
-from tests.families import FAMILIES, IDS, SPREAD, cut_live, generates_alike, logits, mask_live
+from regrow.prune import PrunePlan, PruneSpec, apply, make_plan, pruned_config
+from tests.families import DEPTH_ONLY, FAMILIES, IDS, SPREAD, cut_live, generates_alike, logits, mask_live
 from tests.tiny import tiny_checkpoint
 
 TEXTS = ["Grass grows back after the cut.", "Rain falls on the field, and then the sun shines on it."]
@@ -31,6 +33,32 @@ def test_depth_equals_surgery_on_the_live_model(base, tmp_path, drop):
     assert torch.equal(logits(model), logits(cut_live(base, plan)))
     assert generates_alike(model)
     AutoConfig.from_pretrained(pruned.folder).save_pretrained(tmp_path / "again")
+
+
+@pytest.mark.parametrize("drop", ["0:2", "1:3,4"])
+@pytest.mark.parametrize("family", DEPTH_ONLY)
+def test_depth_of_families_without_width(tmp_path, family, drop):
+    base = tiny_checkpoint(tmp_path / "base", family=family, **DEPTH_ONLY[family])
+    plan = make_plan(base, PruneSpec(drop=drop))
+    pruned = apply(base, plan, tmp_path / "pruned")
+    model = pruned.load(dtype="float32")
+    assert torch.equal(logits(model), logits(cut_live(base, plan)))
+    assert generates_alike(model)
+    assert compute(base, TEXTS, ImportanceSpec()).blocks == 6
+
+
+def test_every_family_is_tried_here():
+    assert set(anatomy.FAMILIES) == {*FAMILIES, *DEPTH_ONLY, "olmo3"}
+
+
+@pytest.mark.parametrize("wrong", [{"num_hidden_layers": 5}, {"intermediate_size": 48}])
+def test_a_configuration_that_the_weights_would_not_fill_is_refused(tmp_path, monkeypatch, wrong):
+    """transformers would load it with a warning, and fill the rest with noise."""
+    base = tiny_checkpoint(tmp_path / "base")
+    monkeypatch.setattr("regrow.prune.apply.pruned_config", lambda *given: pruned_config(*given) | wrong)
+    with pytest.raises(InputError, match="would not fill the pruned model"):
+        apply(base, make_plan(base, PruneSpec(drop="1:3")), tmp_path / "pruned")
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
 def test_pruning_nothing_changes_no_bit(base, tmp_path):

@@ -28,10 +28,12 @@ MODEL = ModelSpec(
     sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     license="Apache-2.0",
 )
+# What is removed, and the type of the stored weights. Removed channels rescale the norms, whose new weights would be
+# rounded in bfloat16: in float32 they are not, so one tolerance is enough for all.
 MODELS = {
-    "depth": PruneSpec(drop="13:19"),
-    "width": PruneSpec(neurons=1152, groups=2),
-    "depth-and-channels": PruneSpec(drop="13:19", channels=504),
+    "depth": (PruneSpec(drop="13:19"), "bfloat16"),
+    "width": (PruneSpec(neurons=1152, groups=2), "bfloat16"),
+    "depth-and-channels": (PruneSpec(drop="13:19", channels=504), "float32"),
 }
 # How the shapes of the files change: blocks, neurons, query heads, KV heads, channels.
 SHAPES = {
@@ -39,11 +41,9 @@ SHAPES = {
     "width": (30, 1152, 6, 2, 576),
     "depth-and-channels": (24, 1536, 9, 3, 504),
 }
-# Largest difference of a log-probability. Both engines compute in float32 from the same files (seen: 4e-5).
-SAME_FILES = 1e-3
-# Removed channels rescale the norms, whose new weights are rounded to the stored bfloat16 (seen: 0.04); nothing else
-# is rounded. Two neighbouring blocks that change places make 1.6 and more.
-SURGERY = {"depth": 1e-3, "width": 1e-3, "depth-and-channels": 0.1}
+# Largest difference of a log-probability; everybody computes in float32 or better, and 5e-5 was seen. One norm that is
+# not rescaled makes 0.1, two neighbouring blocks that change places 1.6 and more.
+TOLERANCE = 1e-3
 
 CALIBRATION = [
     "The river rises in the hills and reaches the sea two hundred miles further south.",
@@ -89,21 +89,31 @@ def python():
 
 
 @pytest.fixture(scope="module")
-def base(python, tmp_path_factory):
-    return resolve_model(MODEL, tmp_path_factory.mktemp("vllm") / "base")
+def bases(python, tmp_path_factory):
+    """The unpruned model by stored type."""
+    folder = tmp_path_factory.mktemp("vllm")
+    return {
+        dtype: resolve_model(MODEL.model_copy(update={"dtype": dtype}), folder / dtype)
+        for dtype in ("bfloat16", "float32")
+    }
 
 
 @pytest.fixture(scope="module")
-def pruned(base):
+def pruned(bases):
     """Every pruned model with its plan."""
-    importance = compute(base, CALIBRATION, ImportanceSpec(max_tokens=64))
-    plans = {name: make_plan(base, spec, importance) for name, spec in MODELS.items()}
-    return {name: (plan, apply(base, plan, base.folder.parent / name)) for name, plan in plans.items()}
+    measured = {
+        dtype: compute(base, CALIBRATION, ImportanceSpec(max_tokens=64)) for dtype, base in bases.items()
+    }
+    found = {}
+    for name, (spec, dtype) in MODELS.items():
+        plan = make_plan(bases[dtype], spec, measured[dtype])
+        found[name] = plan, apply(bases[dtype], plan, bases[dtype].folder.parent / name)
+    return found
 
 
 @pytest.fixture(scope="module")
-def prompts(base):
-    tokenizer = base.chat_tokenizer()
+def prompts(bases):
+    tokenizer = bases["bfloat16"].chat_tokenizer()
     chats = [
         tokenizer.apply_chat_template(
             [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
@@ -154,22 +164,20 @@ def compared(answers, model) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_vllm_generates_what_the_pruned_model_would(base, pruned, prompts, answers, name):
+def test_vllm_generates_what_the_pruned_model_would(bases, pruned, prompts, answers, name):
     found, log = answers
     plan, model = pruned[name]
+    base = bases[MODELS[name][1]]
     assert found[name], f"vLLM gave no answers; its log ends with:\n{log}"
     assert found[name]["prompt_tokens"] == base.tokenizer()(prompts)["input_ids"]
     assert [len(tokens) for tokens in found[name]["tokens"]] == [24] * len(prompts)
     widths = widths_of(model.config, "config.json")
     shape = (model.blocks, widths.neurons, widths.heads, widths.groups, widths.channels)
     assert shape == SHAPES[name]
-    same = compared(found[name], model.load(dtype="float32"))
+    assert max(compared(found[name], model.load(dtype="float32"))) < TOLERANCE
     surgery = mask_live(base, plan)
-    live = compared(found[name], surgery)
-    # What the tolerance would let pass is less than two neighbouring blocks that changed places.
+    assert max(compared(found[name], surgery)) < TOLERANCE
+    # Were the blocks in another order, the comparison would show it.
     blocks = decoder_blocks(surgery, model.blocks)
     blocks[10], blocks[11] = blocks[11], blocks[10]
-    swapped = compared(found[name], surgery)
-    assert max(same) < SAME_FILES
-    assert max(live) < SURGERY[name]
-    assert swapped[0] > 10 * SURGERY[name]
+    assert compared(found[name], surgery)[0] > 100 * TOLERANCE
