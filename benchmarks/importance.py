@@ -21,7 +21,7 @@ from regrow.checkpoint import Checkpoint
 from regrow.importance import ImportanceSpec, compute
 import torch, transformers
 base = Checkpoint.open(arguments["base"])
-spec = ImportanceSpec(max_tokens=256, batch_size=8, placement="{placement}", width={everything}, all_tokens={everything})
+spec = ImportanceSpec(max_tokens=256, placement="{placement}", width={everything}, all_tokens={everything})
 report(lambda: compute(base, arguments["texts"], spec).best(6)[0])
 """
 _LOOP = """

@@ -1,6 +1,6 @@
 """Pruning: a plan says what stays, and is applied to a checkpoint without loading it."""
 
-from regrow.prune.apply import apply
+from regrow.prune.write import apply
 from regrow.prune.choose import make_plan
 from regrow.prune.config import pruned_config
 from regrow.prune.plan import KeptUnits, PrunePlan

@@ -55,7 +55,7 @@ def test_every_family_is_tried_here():
 def test_a_configuration_that_the_weights_would_not_fill_is_refused(tmp_path, monkeypatch, wrong):
     """transformers would load it with a warning, and fill the rest with noise."""
     base = tiny_checkpoint(tmp_path / "base")
-    monkeypatch.setattr("regrow.prune.apply.pruned_config", lambda *given: pruned_config(*given) | wrong)
+    monkeypatch.setattr("regrow.prune.write.pruned_config", lambda *given: pruned_config(*given) | wrong)
     with pytest.raises(InputError, match="would not fill the pruned model"):
         apply(base, make_plan(base, PruneSpec(drop="1:3")), tmp_path / "pruned")
     assert [path.name for path in tmp_path.iterdir()] == ["base"]

@@ -12,8 +12,8 @@ from tests.real_models import gemma3, smollm2
 pytestmark = pytest.mark.real
 
 TEXTS = [
-    "Grass grows from its base, not from its tip, which is why it survives being grazed or mown. When the upper part of "
-    "a leaf is lost, cells near the ground go on dividing and push a new blade upwards.",
+    "Grass grows from its base, not from its tip, which is why it survives being grazed or mown. When the upper part "
+    "of a leaf is lost, cells near the ground go on dividing and push a new blade upwards.",
     "The river rises in the hills to the north and runs through two lakes before it reaches the sea. In spring, when "
     "the snow melts, it carries so much water that the old bridge has to be closed for several days.",
     "Photosynthesis takes place in the green parts of plants. Light, water and carbon dioxide are turned into sugar "
