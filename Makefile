@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
 # A Python of at least 3.11: the first of these that is one.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -14,7 +15,7 @@ export ZENML_ANALYTICS_OPT_IN ?= false
 export GX_ANALYTICS_ENABLED ?= False
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup run test lint format bench ui clean
+.PHONY: help setup run test test-vllm lint format bench ui clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +35,16 @@ run: setup ## Run the whole pipeline on the bundled default
 test: setup ## Run the tests
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
+test-vllm: setup $(VLLM)/.ready ## Run the tests with vLLM on the CPU, in .venv-vllm
+	$(BIN)/python -m pytest -m vllm tests/vllm
+	@echo "test-vllm: passed"
+
+$(VLLM)/.ready: infra/vllm/requirements.txt infra/vllm/constraints.txt infra/vllm/excludes.txt | $(VENV)/.ready
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VLLM)
+	$(BIN)/uv pip install --quiet --python $(VLLM)/bin/python --requirement infra/vllm/requirements.txt \
+		--constraint infra/vllm/constraints.txt --excludes infra/vllm/excludes.txt
+	touch $@
+
 lint: setup ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,5 +60,5 @@ bench: setup ## Measure against what a user would pick instead
 ui: setup ## Start the MLflow UI and the ZenML dashboard for this checkout's runs
 	$(BIN)/python -m infra.local.ui
 
-clean: ## Remove the environment and every run of this checkout
-	rm -rf $(VENV) runs
+clean: ## Remove the environments and every run of this checkout
+	rm -rf $(VENV) $(VLLM) runs
