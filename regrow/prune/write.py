@@ -102,8 +102,9 @@ def _unfilled(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> str | None
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
     for name, parameter in model.named_parameters():
-        if shapes.get(name) != tuple(parameter.shape):
+        if name not in tied and shapes.get(name) != tuple(parameter.shape):
             return name
     return None
 
