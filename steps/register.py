@@ -43,7 +43,17 @@ def register(
     `models` and `scores` are in one order: base, pruned, then the candidates.
     """
     with measured():
-        _log_cached_stages(models, scores, importance, plan, data, gates, tunings, merging)
+        # Complete the MLflow run with the stages that ZenML took from its cache.
+        log_stage("load_model", models[0])
+        log_stage("compute_layer_importance", importance)
+        log_stage("prune", plan, models[1])
+        for own, gate, tuning in zip(data, gates, tunings, strict=True):
+            log_stage(f"generate_self_data.{gate.dataset}", own)
+            log_stage(f"validate_data.{gate.dataset}", gate)
+            log_stage(f"fine_tune.{tuning.dataset}", tuning)
+        for score in scores:
+            log_stage(f"evaluate.{score.name}", score)
+        log_stage("merge", merging, models[-1])
         best = best_candidate(scores[2:], scores[0])
         chosen = models[scores.index(best)]
         tags = _tags(best, models, scores, plan, gates, config)
@@ -88,26 +98,3 @@ def _tags(
         "zenml.run": str(context.pipeline_run.id),
         "zenml.model_version": str(context.model.version),
     }
-
-
-def _log_cached_stages(
-    models: list[Checkpoint],
-    scores: list[Scores],
-    importance: LayerImportance,
-    plan: PrunePlan,
-    data: list[SelfData],
-    gates: list[GateResult],
-    tunings: list[TuningRecord],
-    merging: dict[str, Any],
-) -> None:
-    """Complete the MLflow run with the stages that ZenML took from its cache."""
-    log_stage("load_model", models[0])
-    log_stage("compute_layer_importance", importance)
-    log_stage("prune", plan, models[1])
-    for one, gate, tuning in zip(data, gates, tunings, strict=True):
-        log_stage(f"generate_self_data.{gate.dataset}", one)
-        log_stage(f"validate_data.{gate.dataset}", gate)
-        log_stage(f"fine_tune.{tuning.dataset}", tuning)
-    for score in scores:
-        log_stage(f"evaluate.{score.name}", score)
-    log_stage("merge", merging, models[-1])

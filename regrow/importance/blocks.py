@@ -132,8 +132,8 @@ class _Skeleton:
             missing = [name for name, one in self._blocks[number].named_parameters() if one.is_meta]
             if missing:
                 raise InputError(
-                    f"{self._where}: block {number} has no tensor {missing[0]}. Its file is incomplete, or transformers "
-                    "converts this architecture while loading it: then set importance.placement to whole"
+                    f"{self._where}: block {number} has no tensor {missing[0]}. Its file is incomplete, or "
+                    "transformers converts this architecture while loading it: then set importance.placement to whole"
                 )
             yield
 
