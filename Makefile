@@ -55,6 +55,7 @@ format: setup ## Put the code into the house style
 	$(BIN)/ruff format .
 
 bench: setup ## Measure against what a user would pick instead
+	$(BIN)/python -m benchmarks.importance
 	$(BIN)/python -m benchmarks.prune
 
 ui: setup ## Start the MLflow UI and the ZenML dashboard for this checkout's runs
