@@ -3,7 +3,8 @@
     python -m benchmarks.prune [--gib 2] [--runs 3]
 
 On a random sharded Llama checkpoint; `cp` of the kept bytes is the floor. regrow's time includes the SHA-256 of
-the result, which names it; that of the source was taken when it was opened, and is in no variant.
+the result, which names it; that of the source was taken when it was opened, and is in no variant. Nor are imports:
+every variant has loaded transformers' Llama before the clock starts.
 """
 
 import argparse
@@ -15,6 +16,11 @@ from benchmarks.variants import run_variants, table
 BLOCKS, START, STOP = 24, 12, 18
 
 _FLOOR = "cp of the kept bytes"
+_IMPORTS = """
+import accelerate, torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.llama import modeling_llama
+"""
 VARIANTS = {
     _FLOOR: """
 base = Path(arguments["base"])
@@ -31,16 +37,16 @@ def work():
                     left -= len(chunk)
 report(work)
 """,
-    "regrow.prune.apply": """
-import torch, transformers
+    "regrow.prune.apply": _IMPORTS
+    + """
 from regrow.checkpoint import Checkpoint
 from regrow.prune import PruneSpec, apply, make_plan
 checkpoint = Checkpoint.open(arguments["base"])
 plan = make_plan(checkpoint, PruneSpec(drop=arguments["drop"]))
 report(lambda: apply(checkpoint, plan, out).digest)
 """,
-    "regrow.prune.apply, also a quarter of the MLP neurons": """
-import torch, transformers
+    "regrow.prune.apply, also a quarter of the MLP neurons": _IMPORTS
+    + """
 from regrow.checkpoint import Checkpoint
 from regrow.prune import KeptUnits, PruneSpec, apply, make_plan
 checkpoint = Checkpoint.open(arguments["base"])
@@ -50,9 +56,8 @@ kept = tuple(unit for unit in range(size) if unit % 4)
 plan = plan.model_copy(update={"neurons": KeptUnits(of=size, kept=(kept,) * len(plan.blocks))})
 report(lambda: apply(checkpoint, plan, out).digest)
 """,
-    "transformers load, cut, save": """
-import torch
-from transformers import AutoModelForCausalLM
+    "transformers load, cut, save": _IMPORTS
+    + """
 start, stop = arguments["start"], arguments["stop"]
 def work():
     model = AutoModelForCausalLM.from_pretrained(arguments["base"], dtype=torch.bfloat16)

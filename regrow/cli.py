@@ -182,7 +182,19 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument("--column", action="append", metavar="FIELD=COLUMN", help="for the adapter columns")
     distill.add_argument("--family", choices=("choice", "math", "text", "open"), help="kind of final answer")
     distill.add_argument("--limit", type=int, help="number of records")
-    distill.add_argument("--engine", choices=("transformers",), default="transformers", help="what generates")
+    distill.add_argument(
+        "--engine",
+        choices=("transformers", "vllm", "endpoint"),
+        default="transformers",
+        help="what generates (default: transformers)",
+    )
+    distill.add_argument(
+        "--url", help="for the engine endpoint: base URL of the server, such as http://host:8000/v1"
+    )
+    distill.add_argument("--served-model", help="for the engine endpoint: the model's name there")
+    distill.add_argument(
+        "--in-flight", type=int, default=64, help="for the engine endpoint: requests at one time"
+    )
     distill.add_argument("--template", default="auto", help="template name or file (default: the family's)")
     distill.add_argument("--no-reference", action="store_true", help="fresh answers: hide the reference")
     distill.add_argument("--max-new-tokens", type=int, default=256, help="longest answer (default: 256)")

@@ -220,6 +220,14 @@ def distill(arguments: argparse.Namespace) -> dict[str, Any]:
         "seed": arguments.seed,
         "engine": arguments.engine,
     }
+    if arguments.engine == "endpoint":
+        if not (arguments.url and arguments.served_model):
+            raise InputError("--engine endpoint: needs --url and --served-model")
+        settings["endpoint"] = {
+            "url": arguments.url,
+            "model": arguments.served_model,
+            "in_flight": arguments.in_flight,
+        }
     spec = parse(DatasetSpec, dataset, "--data")
     data = distill_records(
         _open(arguments.model),

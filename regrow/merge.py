@@ -154,7 +154,7 @@ def merge(
         copy_small_files(a.folder, scratch)
         (scratch / "README.md").write_text(_card([a.digest, b.digest], f"t = {spec.t:g}"), encoding="utf-8")
     result = MergeResult(
-        checkpoint=Checkpoint.open(out),
+        checkpoint=Checkpoint.open(out, known=writer.digests),
         models=[a.digest, b.digest],
         tensors=len(left),
         linear=linear,

@@ -21,9 +21,9 @@ GEMMA3 = (
 )
 
 
-def smollm2(folder: Path) -> Checkpoint:
+def smollm2(folder: Path, dtype: str = "bfloat16") -> Checkpoint:
     """SmolLM2-135M-Instruct: Llama architecture, 30 blocks, 9 heads on 3 KV groups, tied embeddings."""
-    return resolve_model(SMOLLM2, folder)
+    return resolve_model(SMOLLM2.model_copy(update={"dtype": dtype}), folder)
 
 
 def gemma3(folder: Path) -> Checkpoint:

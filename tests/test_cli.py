@@ -148,6 +148,10 @@ def test_a_gate_that_is_not_passed_ends_with_3_and_says_what_to_do(inputs, capfd
             ("distill", "model", "--data", "data.jsonl", "--column", "reference=a", "--out", "x"),
             "instruction",
         ),
+        (
+            ("distill", "model", "--data", "data.jsonl", "--engine", "endpoint", "--out", "x"),
+            "--url and --served-model",
+        ),
         (("tune", "model", "--data", "suite.yaml", "--out", "x"), "suite.yaml"),
         (("evaluate", "model", "--suite", "gate.yaml"), "unknown key"),
         (("merge", "model", "--out", "x"), "at least two"),

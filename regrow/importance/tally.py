@@ -12,8 +12,8 @@ from regrow.importance.scores import Matrix, WidthScores
 if TYPE_CHECKING:
     import torch
 
-# Numbers of a stack of states that are compared at once (float64): 64 MiB.
-_CHUNK = 8 * 2**20
+# Numbers of a stack of states that are compared at once (float64): 8 MiB, which a cache holds.
+_CHUNK = 2**20
 
 
 class Tally:
@@ -46,6 +46,7 @@ class Tally:
             self._sums["attention_in"] = zeros(depth, widths.channels)
             self._sums["mlp_in"] = zeros(depth, widths.channels)
         self._groups = widths.groups if widths else 0
+        self._sized: tuple[torch.Tensor, torch.Tensor] | None = None  # the last state, and its norms
 
     @property
     def all_tokens(self) -> bool:
@@ -61,8 +62,18 @@ class Tally:
         """Add a block's input and output, (texts, longest, d)."""
         import torch
 
-        cosine = torch.nn.functional.cosine_similarity(before.float(), after.float(), dim=-1)
-        self._sums["cosines"][block] += cosine[batch.counted(self.skip_first)].double().sum().cpu()
+        # The output of a block is mostly the input of the next one, whose norm is then known.
+        size_before = self._size_of(before)
+        dot = torch.linalg.vecdot(before.float(), after.float())
+        cosine = dot / (size_before * self._size_of(after)).clamp(min=1e-30)
+        counted = batch.counted(self.skip_first)
+        self._sums["cosines"][block] += cosine.double()[counted].sum().cpu()
+
+    def _size_of(self, state: "torch.Tensor") -> "torch.Tensor":
+        """Return the norm of every token's state, (texts, longest)."""
+        if self._sized is None or self._sized[0] is not state:
+            self._sized = (state, state.float().norm(dim=-1))
+        return self._sized[1]
 
     def last_tokens(self, states: "torch.Tensor") -> None:
         """Add the states of last tokens between all blocks, (depth + 1, texts, d)."""
@@ -84,15 +95,16 @@ class Tally:
         For each text the mean magnitude over its tokens is squared and added up. Groups are units of several
         values: their magnitude is the norm of them.
         """
+        import torch
+
         weight = batch.counted(self.skip_first).float()
         weight = weight / weight.sum(dim=1, keepdim=True)
-        for row, share in zip(values, weight, strict=True):
-            magnitude = (
-                row.float().unflatten(-1, (self._groups, -1)).norm(dim=-1)
-                if kind == "groups"
-                else row.float().abs()
-            )
-            self._sums[kind][block] += (share @ magnitude).double().square().cpu()
+        if kind == "groups":
+            magnitude = values.float().unflatten(-1, (self._groups, -1)).norm(dim=-1)
+        else:
+            magnitude = values.float().abs_() if values.dtype != torch.float32 else values.abs()
+        means = torch.bmm(weight.unsqueeze(1), magnitude).squeeze(1)
+        self._sums[kind][block] += means.double().square().sum(dim=0).cpu()
 
     def hooks(
         self, number: int, block: "torch.nn.Module", anatomy: Anatomy | None, batch: Batch

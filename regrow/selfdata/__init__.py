@@ -2,7 +2,7 @@
 
 from regrow.selfdata.answers import equal, extract, matches
 from regrow.selfdata.distill import SelfDataSpec, distill
-from regrow.selfdata.engine import Engine, Generation, Sampling, TransformersEngine
+from regrow.selfdata.engines import Engine, Generation, Sampling, TransformersEngine
 from regrow.selfdata.prompts import load_template, question, student_messages
 from regrow.selfdata.rule import BANNED_PHRASES, DECISIONS, REWRITTEN
 from regrow.selfdata.store import COLUMNS, SelfData

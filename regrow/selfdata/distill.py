@@ -19,7 +19,7 @@ from regrow.device import compute_dtype, device
 from regrow.errors import InputError
 from regrow.files import canonical_digest
 from regrow.selfdata import prompts, rule, store
-from regrow.selfdata.engine import Engine, Generation, Sampling, TransformersEngine
+from regrow.selfdata.engines import EndpointSpec, Engine, Generation, Sampling, VllmSpec
 from regrow.selfdata.rule import BANNED_PHRASES, OVERLONG, REWRITTEN
 from regrow.selfdata.store import SelfData
 
@@ -48,10 +48,23 @@ class SelfDataSpec(BaseModel):
     batch_size: int = Field(32, ge=1, description="most sequences in a batch")
     shard_size: int = Field(64, ge=1, description="records per shard: what a killed run can lose")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of sampling")
-    engine: Literal["transformers"] = Field("transformers", description="what generates")
+    engine: Literal["transformers", "vllm", "endpoint"] = Field(
+        "transformers",
+        description="what generates: transformers or vLLM in this process, or an OpenAI-compatible server",
+    )
+    endpoint: EndpointSpec | None = Field(None, description="the server of the engine `endpoint`")
+    vllm: VllmSpec = Field(default_factory=lambda: VllmSpec(), description="settings of the engine `vllm`")
     banned_phrases: tuple[str, ...] = Field(
         BANNED_PHRASES, description="a rewrite with one of these (whole words, any case) is not accepted"
     )
+
+    @model_validator(mode="after")
+    def _the_engine_has_its_settings(self) -> "SelfDataSpec":
+        if (self.engine == "endpoint") != (self.endpoint is not None):
+            raise ValueError(
+                "endpoint: the engine `endpoint` needs the server's url and model, the others none"
+            )
+        return self
 
     @model_validator(mode="after")
     def _attempts_must_differ(self) -> "SelfDataSpec":
@@ -135,10 +148,10 @@ class _Rewriter:
         self._settings = {
             "format": 1,
             "model": checkpoint.digest,
-            "spec": spec.model_dump(mode="json", exclude={"template"}),
+            "spec": spec.model_dump(mode="json", exclude=_NOT_IN_KEY),
             "template": [template.system, template.user, template.assistant],
             "family": family,
-            "runtime": _runtime(checkpoint),
+            "runtime": _runtime(checkpoint, spec),
         }
 
     def key(self, part: Sequence["Record"], number: int) -> str:
@@ -178,7 +191,7 @@ class _Rewriter:
 
     def _engine(self) -> Engine:
         if self._loaded is None:
-            self._loaded = TransformersEngine(self._checkpoint, batch_size=self._spec.batch_size)
+            self._loaded = _start(self._checkpoint, self._spec)
         return self._loaded
 
     def _sampling(self, attempt: int, number: int) -> Sampling:
@@ -206,6 +219,27 @@ class _Rewriter:
         }
 
 
+def _start(checkpoint: "Checkpoint", spec: SelfDataSpec) -> Engine:
+    if spec.engine == "endpoint":
+        from regrow.selfdata.engines.endpoint import EndpointEngine
+
+        assert spec.endpoint is not None
+        return EndpointEngine(checkpoint, spec.endpoint)
+    if spec.engine == "vllm":
+        from regrow.selfdata.engines.vllm import VllmEngine
+
+        return VllmEngine(checkpoint, spec.vllm)
+    from regrow.selfdata.engines import TransformersEngine
+
+    return TransformersEngine(checkpoint, batch_size=spec.batch_size)
+
+
+# The template counts by its text; a server by the model that it serves, wherever it is now.
+_NOT_IN_KEY: Any = {
+    "template": True,
+    "endpoint": {"url", "in_flight", "timeout", "retries", "api_key_env"},
+    "vllm": {"gpu_memory_utilization"},
+}
 _FROM_RECORD = ("id", "instruction", "input", "reference", "answer", "source")
 
 
@@ -217,15 +251,18 @@ def _check(records: Sequence["Record"]) -> None:
         raise InputError(f"self-data: record id {twice[0]} occurs twice; ids must be unique")
 
 
-def _runtime(checkpoint: "Checkpoint") -> dict[str, str]:
+def _runtime(checkpoint: "Checkpoint", spec: SelfDataSpec) -> dict[str, str]:
     # Another version, device or type may decode differently; its shards are not mixed with these.
-    from importlib.metadata import version
+    from importlib.metadata import packages_distributions, version
 
     import torch
 
-    return {
-        "torch": version("torch"),
-        "transformers": version("transformers"),
+    if spec.engine == "endpoint":
+        return {}  # the server does not say
+    names = ["torch", "transformers"]
+    if spec.engine == "vllm":
+        names += packages_distributions().get("vllm", [])  # vllm, or a build of it by another name
+    return {name: version(name) for name in names} | {
         "device": torch.cuda.get_device_name() if device() == "cuda" else "cpu",
         "dtype": str(compute_dtype(checkpoint.stored_dtype())),
     }

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regrow.selfdata import answers
-from regrow.selfdata.engine import Generation
+from regrow.selfdata.engines import Generation
 
 REWRITTEN = "rewritten"
 # Why a reference stayed.

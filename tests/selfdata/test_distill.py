@@ -13,7 +13,7 @@ from regrow.errors import InputError
 from regrow.files import canonical_digest
 from regrow.records import Record
 from regrow.selfdata import COLUMNS, REWRITTEN, SelfData, SelfDataSpec, distill
-from regrow.selfdata.engine import TransformersEngine
+from regrow.selfdata.engines import TransformersEngine
 from tests.tiny import tiny_checkpoint
 
 SPEC = SelfDataSpec(max_new_tokens=12, batch_size=2, shard_size=3)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from regrow.selfdata.engine import Sampling, TransformersEngine, _batches, _choose
+from regrow.selfdata.engines import Sampling, TransformersEngine
+from regrow.selfdata.engines.transformers import _batches, _choose
 from tests.tiny import tiny_checkpoint
 
 PROMPTS = ["a", "hello there, how are you", "x" * 40, "1 + 1 =", "", "zz top", "q" * 17]

@@ -1,7 +1,7 @@
 import pytest
 
 from regrow.selfdata import rule
-from regrow.selfdata.engine import Generation
+from regrow.selfdata.engines import Generation
 
 
 def generation(text, *, finished=True, overlong=False):

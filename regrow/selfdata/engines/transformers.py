@@ -1,83 +1,21 @@
-"""The engine that writes answers: transformers, in this process, in batches.
+"""Generation by transformers, in this process, in batches.
 
 Greedy or sampled decoding with a key-value cache. Sequences that have ended leave the batch, so a long
 answer does not make the short ones pay. The same prompts, settings and machine give the same texts.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from regrow.selfdata import prompts
+from regrow.selfdata.engines.base import ChatPrompts, Generation, Sampling
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
 
     from regrow.checkpoint import Checkpoint
 
-log = logging.getLogger(__name__)
 
-
-class Sampling(BaseModel):
-    """How the next token is chosen and when to stop."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    max_new_tokens: int = Field(256, ge=1, description="longest answer, in tokens")
-    temperature: float = Field(
-        0.0, ge=0.0, description="0 takes the likeliest token, else softmax temperature"
-    )
-    top_p: float = Field(1.0, gt=0.0, le=1.0, description="nucleus: probability mass that is sampled from")
-    seed: int = Field(0, ge=0, description="seed of the run; each batch has its own, derived from it")
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """What the model wrote after one prompt.
-
-    `finished` says that it ended by itself. `overlong` says that prompt and answer do not fit in the
-    context, so nothing was generated. `seed` is that of the batch, -1 for greedy decoding.
-    """
-
-    text: str
-    tokens: int
-    finished: bool
-    prompt_tokens: int
-    overlong: bool = False
-    seed: int = -1
-
-
-class Engine(Protocol):
-    """Anything that continues prompts."""
-
-    name: str
-
-    def generate(
-        self, texts: Sequence[str], sampling: Sampling, progress: Callable[[int], None] | None = None
-    ) -> list[Generation]:
-        """Continue each prompt; results come in the order of the prompts.
-
-        Args:
-            texts: rendered prompts, special tokens included.
-            sampling: how to decode.
-            progress: told the number of answers that have just been finished.
-        """
-        ...
-
-    def render(self, messages: list[dict[str, str]], prefix: str = "") -> str:
-        """Return the prompt for a conversation; the answer starts with `prefix`."""
-        ...
-
-    def count(self, text: str) -> int:
-        """Return the number of tokens in a text, without special tokens."""
-        ...
-
-
-class TransformersEngine:
+class TransformersEngine(ChatPrompts):
     """Generation in this process.
 
     Args:
@@ -89,21 +27,10 @@ class TransformersEngine:
     name = "transformers"
 
     def __init__(self, checkpoint: "Checkpoint", *, batch_size: int = 32, batch_tokens: int = 65536) -> None:
-        self._tokenizer: PreTrainedTokenizerBase = checkpoint.chat_tokenizer()
+        super().__init__(checkpoint)
         self._model: Any = checkpoint.load()
         self._batch_size = batch_size
         self._batch_tokens = batch_tokens
-        self._ends = _end_tokens(self._model, self._tokenizer)
-        config = self._model.config.get_text_config()
-        self._context: int = getattr(config, "max_position_embeddings", None) or 2**31
-
-    def render(self, messages: list[dict[str, str]], prefix: str = "") -> str:
-        """Return the prompt for a conversation, by the model's own chat template."""
-        return prompts.render(self._tokenizer, messages, prefix)
-
-    def count(self, text: str) -> int:
-        """Return the number of tokens in a text, without special tokens."""
-        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def generate(
         self, texts: Sequence[str], sampling: Sampling, progress: Callable[[int], None] | None = None
@@ -111,16 +38,9 @@ class TransformersEngine:
         """Continue each prompt; see `Engine.generate`."""
         if not texts:
             return []
-        tokens: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        results: list[Generation | None] = [
-            None
-            if ids and len(ids) + sampling.max_new_tokens <= self._context
-            else Generation("", 0, False, len(ids), overlong=True)
-            for ids in tokens
-        ]
+        tokens = self._encode(texts)
+        results = self._overlong(tokens, sampling.max_new_tokens, progress)
         pending = [i for i, result in enumerate(results) if result is None]
-        if progress and len(pending) < len(texts):
-            progress(len(texts) - len(pending))
         # Neighbours of like length waste the least padding; the index makes the order total.
         pending.sort(key=lambda i: (-len(tokens[i]), i))
         lengths = [len(tokens[i]) + sampling.max_new_tokens for i in pending]
@@ -218,14 +138,3 @@ def _can_shrink(cache: Any) -> bool:
     # Recurrent states (Mamba and its kin) have no such method; there the ended rows stay until the end.
     layers = getattr(cache, "layers", None) or []
     return bool(layers) and all(hasattr(layer, "batch_select_indices") for layer in layers)
-
-
-def _end_tokens(model: Any, tokenizer: "PreTrainedTokenizerBase") -> set[int]:
-    """Collect what ends an answer: the generation config's end tokens and the tokenizer's."""
-    stated: Any = model.generation_config.eos_token_id
-    ends: set[Any] = set(stated) if isinstance(stated, list) else {stated}
-    ends.add(tokenizer.eos_token_id)
-    ends.discard(None)
-    if not ends:
-        log.warning("the model names no end token; every answer will run to its full length")
-    return ends

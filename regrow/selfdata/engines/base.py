@@ -1,0 +1,134 @@
+"""What an engine is: it continues prompts, and says of each answer whether it came to its end."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from regrow.files import read_json
+from regrow.selfdata import prompts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from regrow.checkpoint import Checkpoint
+
+log = logging.getLogger(__name__)
+
+
+class Sampling(BaseModel):
+    """How the next token is chosen and when to stop."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_new_tokens: int = Field(256, ge=1, description="longest answer, in tokens")
+    temperature: float = Field(
+        0.0, ge=0.0, description="0 takes the likeliest token, else softmax temperature"
+    )
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="nucleus: probability mass that is sampled from")
+    seed: int = Field(
+        0, ge=0, description="seed of the run; each batch or request has its own, derived from it"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What the model wrote after one prompt.
+
+    `finished` says that it ended by itself. `overlong` says that prompt and answer do not fit in the
+    context, so nothing was generated. `seed` is that of the batch or request, -1 for greedy
+    decoding.
+    """
+
+    text: str
+    tokens: int
+    finished: bool
+    prompt_tokens: int
+    overlong: bool = False
+    seed: int = -1
+
+
+class Engine(Protocol):
+    """Anything that continues prompts."""
+
+    name: str
+
+    def generate(
+        self, texts: Sequence[str], sampling: Sampling, progress: Callable[[int], None] | None = None
+    ) -> list[Generation]:
+        """Continue each prompt; results come in the order of the prompts.
+
+        Args:
+            texts: rendered prompts, special tokens included.
+            sampling: how to decode.
+            progress: told the number of answers that have just been finished.
+        """
+        ...
+
+    def render(self, messages: list[dict[str, str]], prefix: str = "") -> str:
+        """Return the prompt for a conversation; the answer starts with `prefix`."""
+        ...
+
+    def count(self, text: str) -> int:
+        """Return the number of tokens in a text, without special tokens."""
+        ...
+
+
+class ChatPrompts:
+    """What every engine does with its model's tokenizer, which is always the checkpoint's own.
+
+    Args:
+        checkpoint: the model; needs a chat template.
+    """
+
+    def __init__(self, checkpoint: "Checkpoint") -> None:
+        self._tokenizer: PreTrainedTokenizerBase = checkpoint.chat_tokenizer()
+        config = checkpoint.config.get("text_config", checkpoint.config)
+        self._context: int = config.get("max_position_embeddings") or 2**31
+        self._ends = _end_tokens(checkpoint, self._tokenizer)
+
+    def render(self, messages: list[dict[str, str]], prefix: str = "") -> str:
+        """Return the prompt for a conversation, by the model's own chat template."""
+        return prompts.render(self._tokenizer, messages, prefix)
+
+    def count(self, text: str) -> int:
+        """Return the number of tokens in a text, without special tokens."""
+        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of rendered prompts, which hold their special tokens already."""
+        if not texts:
+            return []
+        tokens: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return tokens
+
+    def _overlong(
+        self, tokens: Sequence[Sequence[int]], room: int, progress: Callable[[int], None] | None
+    ) -> list[Generation | None]:
+        """Return a refusal for each prompt that is empty or leaves no `room` for an answer, else None."""
+        results = [
+            None
+            if ids and len(ids) + room <= self._context
+            else Generation("", 0, finished=False, prompt_tokens=len(ids), overlong=True)
+            for ids in tokens
+        ]
+        if progress and (refused := sum(result is not None for result in results)):
+            progress(refused)
+        return results
+
+
+def _end_tokens(checkpoint: "Checkpoint", tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """Collect what ends an answer: the end tokens of generation config, configuration and tokenizer."""
+    stated: list[Any] = [tokenizer.eos_token_id]
+    for name in ("generation_config.json", "config.json"):
+        file = checkpoint.folder / name
+        value = read_json(file).get("eos_token_id") if file.exists() else None
+        stated += value if isinstance(value, Iterable) else [value]
+        if value is not None:
+            break  # the generation config has the last word, as in transformers
+    ends = {token for token in stated if token is not None}
+    if not ends:
+        log.warning("the model names no end token; every answer will run to its full length")
+    return ends

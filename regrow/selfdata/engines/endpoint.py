@@ -1,0 +1,182 @@
+"""Generation by a server that speaks the OpenAI completions API.
+
+Prompts are rendered and tokenized here, with the checkpoint's own tokenizer, and sent as token ids: every
+engine continues the very same tokens. Many requests wait at one time; a busy server (429, 503) or one
+that is gone is asked again after growing pauses, and a server that stays away ends the stage with an error.
+Shards that were finished before stay.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any
+
+from regrow.errors import InputError, RegrowError
+from regrow.selfdata.engines.base import ChatPrompts, Generation, Sampling
+from regrow.selfdata.engines.spec import EndpointSpec
+
+if TYPE_CHECKING:
+    import requests
+
+    from regrow.checkpoint import Checkpoint
+
+_BUSY = (408, 425, 429, 500, 502, 503, 504)
+
+
+class EndpointEngine(ChatPrompts):
+    """Generation by an OpenAI-compatible server.
+
+    Args:
+        checkpoint: the model that the server has; its tokenizer and end tokens are used here.
+        spec: where the server is, and how it is asked.
+
+    Raises:
+        InputError: the server does not list the model, or refuses the key.
+        RegrowError: there is no answer.
+    """
+
+    name = "endpoint"
+
+    def __init__(self, checkpoint: "Checkpoint", spec: EndpointSpec) -> None:
+        super().__init__(checkpoint)
+        self._spec = spec
+        self._session = _session(spec)
+        listed = self._ask("GET", "/models").get("data") or []
+        served = {str(one.get("id")): one for one in listed}
+        if spec.model not in served:
+            raise InputError(
+                f"endpoint.model: {spec.url} does not serve {spec.model!r}; it lists {', '.join(served) or 'nothing'}"
+            )
+        # vLLM says how long a sequence may be; others find out when asked.
+        self._context = min(self._context, served[spec.model].get("max_model_len") or self._context)
+
+    def generate(
+        self, texts: Sequence[str], sampling: Sampling, progress: Callable[[int], None] | None = None
+    ) -> list[Generation]:
+        """Continue each prompt; see `Engine.generate`.
+
+        Raises:
+            InputError: the server refuses a request, or tokenizes otherwise than the checkpoint.
+            RegrowError: the server is gone, or what it says is no answer.
+        """
+        tokens = self._encode(texts)
+        results = self._overlong(tokens, sampling.max_new_tokens, progress)
+        pending = [i for i, result in enumerate(results) if result is None]
+        lock = threading.Lock()
+
+        def one(i: int) -> None:
+            results[i] = self._complete(tokens[i], sampling, i)
+            if progress:
+                with lock:
+                    progress(1)
+
+        with ThreadPoolExecutor(max_workers=min(self._spec.in_flight, max(1, len(pending)))) as pool:
+            asked = [pool.submit(one, i) for i in pending]
+            done, waiting = wait(asked, return_when=FIRST_EXCEPTION)
+            for future in waiting:
+                future.cancel()
+            for future in done:
+                future.result()
+        return [result for result in results if result is not None]
+
+    def _complete(self, prompt: list[int], sampling: Sampling, number: int) -> Generation:
+        seed = (sampling.seed * 1_000_003 + number) % 2**31 if sampling.temperature else -1
+        body: dict[str, Any] = {
+            "model": self._spec.model,
+            "prompt": prompt,
+            "max_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+        }
+        if seed >= 0:
+            body["seed"] = seed
+        answer = self._ask("POST", "/completions", body)
+        try:
+            choice, usage = answer["choices"][0], answer["usage"]
+            text, reason = str(choice["text"]), choice["finish_reason"]
+            count, read = int(usage["completion_tokens"]), int(usage["prompt_tokens"])
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise RegrowError(
+                f"{self._spec.url}: the answer is not that of an OpenAI-compatible completions server ({error!r})"
+            ) from None
+        if read != len(prompt):
+            raise InputError(
+                f"endpoint.model: the server read {read} tokens of a prompt of {len(prompt)}; it serves another "
+                "model, or adds tokens of its own"
+            )
+        return Generation(text, count, finished=reason == "stop", prompt_tokens=len(prompt), seed=seed)
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        import requests
+
+        url = self._spec.url + path
+        try:
+            response = self._session.request(method, url, json=body, timeout=self._spec.timeout)
+        except requests.RequestException as error:
+            raise RegrowError(
+                f"{url}: no answer after {self._spec.retries + 1} tries ({_reason(error)}); start the server and "
+                "run the same command again, it goes on after the last finished shard"
+            ) from error
+        if response.status_code in (401, 403):
+            raise InputError(
+                f"endpoint.api_key_env: {url} refuses the key ({response.status_code}); name the variable that holds "
+                "a valid one"
+            )
+        if response.status_code in _BUSY:
+            raise RegrowError(
+                f"{url}: still answers {response.status_code} after {self._spec.retries + 1} tries; run the same "
+                "command again when the server has room, or lower endpoint.in_flight"
+            )
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if not response.ok:
+            raise InputError(
+                f"{url}: refuses the request ({response.status_code}: {_message(answer, response)})"
+            )
+        if not isinstance(answer, dict):
+            raise RegrowError(f"{url}: the answer is not JSON; is this an OpenAI-compatible server?")
+        return answer
+
+
+def _session(spec: EndpointSpec) -> "requests.Session":
+    import requests
+    from requests.adapters import HTTPAdapter
+    from urllib3.util import Retry
+
+    again = Retry(
+        total=spec.retries,
+        backoff_factor=0.5,
+        backoff_max=30,
+        backoff_jitter=0.5,
+        status_forcelist=_BUSY,
+        allowed_methods=None,  # a completion changes nothing: it may be asked for twice
+        raise_on_status=False,
+    )
+    session = requests.Session()
+    adapter = HTTPAdapter(max_retries=again, pool_connections=1, pool_maxsize=spec.in_flight)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    if spec.api_key_env:
+        if not (key := os.environ.get(spec.api_key_env)):
+            raise InputError(f"endpoint.api_key_env: the variable {spec.api_key_env} is not set")
+        session.headers["Authorization"] = f"Bearer {key}"
+    return session
+
+
+def _reason(error: Exception) -> str:
+    """Return what is at the bottom of nested connection errors."""
+    inner: Any = error
+    while nested := getattr(inner, "reason", None) or next(
+        (one for one in getattr(inner, "args", ()) if isinstance(one, Exception)), None
+    ):
+        inner = nested
+    return str(inner).rpartition(": ")[2] or type(inner).__name__
+
+
+def _message(answer: Any, response: "requests.Response") -> str:
+    said = answer.get("error", answer) if isinstance(answer, dict) else response.text
+    said = said.get("message", said) if isinstance(said, dict) else said
+    return " ".join(str(said).split())[:300]

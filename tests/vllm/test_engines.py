@@ -1,0 +1,134 @@
+"""The engines against a real vLLM: in process, and behind `vllm serve`, which is killed once."""
+
+import json
+import os
+import subprocess
+import threading
+import time
+
+import pytest
+
+from regrow.errors import RegrowError
+from regrow.records import Record
+from regrow.selfdata import SelfDataSpec, distill
+from regrow.selfdata.engines import EndpointSpec, Generation, Sampling, TransformersEngine
+from regrow.selfdata.engines.endpoint import EndpointEngine
+from tests.real_models import smollm2
+from tests.vllm.conftest import ENVIRONMENT, ROOT, kill
+
+pytestmark = [pytest.mark.vllm, pytest.mark.real]
+
+TOKENS = 40
+QUESTIONS = [
+    "What is the capital of France?",
+    "Name three animals that live in the sea.",
+    "Write one sentence about rain.",
+    "How many days are in a week?",
+    "What do plants need to grow?",
+    "Translate 'good morning' into Spanish.",
+    "Which is heavier, a kilogram of iron or a kilogram of feathers?",
+    "Give a short definition of gravity.",
+    "What colour do blue and yellow make?",
+    "Why do leaves fall in autumn?",
+    "Say hello to a new neighbour.",
+    "What is 7 times 8?",
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return smollm2(tmp_path_factory.mktemp("engines") / "base", "float32")
+
+
+@pytest.fixture(scope="module")
+def prompts(model):
+    engine = TransformersEngine(model)
+    texts = [engine.render([{"role": "user", "content": question}]) for question in QUESTIONS]
+    return texts, engine.generate(texts, Sampling(max_new_tokens=TOKENS))
+
+
+@pytest.fixture(scope="module")
+def server(model, start):
+    """The running server; tests that kill it start another."""
+    return list(start(model))
+
+
+def agreement(ours: list[Generation], theirs: list[Generation]) -> float:
+    """Share of answers that are the same to the last character."""
+    return sum(a.text.strip() == b.text.strip() for a, b in zip(ours, theirs, strict=True)) / len(ours)
+
+
+def spec_of(url: str, **settings) -> EndpointSpec:
+    return EndpointSpec(**{"url": url, "model": "smollm2", "in_flight": 16, "retries": 2} | settings)
+
+
+def test_the_server_writes_what_transformers_writes(model, prompts, server):
+    texts, expected = prompts
+    wrote = EndpointEngine(model, spec_of(server[1])).generate(texts, Sampling(max_new_tokens=TOKENS))
+    # In float32 a tie of two tokens is all that can part them; one answer may.
+    assert agreement(wrote, expected) >= 11 / 12
+    assert [one.finished for one in wrote].count(True) >= 3
+    for one, other in zip(wrote, expected, strict=True):
+        assert one.prompt_tokens == other.prompt_tokens
+
+
+def test_sampling_repeats_with_its_seed(model, prompts, server):
+    engine = EndpointEngine(model, spec_of(server[1]))
+    settings = Sampling(max_new_tokens=12, temperature=0.8, top_p=0.95, seed=3)
+    first = engine.generate(prompts[0][:4], settings)
+    assert agreement(engine.generate(prompts[0][:4], settings), first) >= 3 / 4
+    other = engine.generate(prompts[0][:4], settings.model_copy(update={"seed": 4}))
+    assert agreement(other, first) < 1
+
+
+def test_a_killed_server_loses_nothing_and_doubles_nothing(model, server, start, tmp_path):
+    given = [
+        Record(instruction=question, reference="I do not know.", answer=None, source="questions")
+        for question in QUESTIONS
+    ]
+
+    def spec(url: str) -> SelfDataSpec:
+        endpoint = spec_of(url, retries=1, timeout=60)
+        return SelfDataSpec(max_new_tokens=TOKENS, shard_size=3, engine="endpoint", endpoint=endpoint)
+
+    whole = distill(model, given, "open", spec(server[1]), tmp_path / "whole")
+    work = tmp_path / "work"
+
+    def kill_after_a_shard() -> None:
+        while not list(work.glob("shard-*")):
+            time.sleep(0.005)
+        kill(server[0])
+
+    killer = threading.Thread(target=kill_after_a_shard)
+    killer.start()
+    with pytest.raises(RegrowError, match="run the same command again"):
+        distill(model, given, "open", spec(server[1]), tmp_path / "out", work)
+    killer.join()
+    assert not (tmp_path / "out").exists()
+    done = len(list(work.glob("shard-*")))
+    assert 1 <= done < 4
+    server[:] = start(model)
+    data = distill(model, given, "open", spec(server[1]), tmp_path / "out", work)
+    assert data.summary["shards_reused"] == done
+    assert [row["id"] for row in data.rows()] == [record.id for record in given]
+    same = sum(a["response"] == b["response"] for a, b in zip(data.rows(), whole.rows(), strict=True))
+    assert same >= 11
+    kill(server[0])  # the tests after this need the memory
+
+
+def test_vllm_in_process_writes_what_transformers_writes(python, model, prompts, tmp_path):
+    texts, expected = prompts
+    (tmp_path / "prompts.json").write_text(json.dumps(texts))
+    out = tmp_path / "out.json"
+    script = ROOT / "tests" / "vllm" / "in_process.py"
+    done = subprocess.run(
+        [python, script, model.folder, tmp_path / "prompts.json", out, str(TOKENS)],
+        env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    wrote = [Generation(**one) for one in json.loads(out.read_text())]
+    assert agreement(wrote, expected) >= 11 / 12
+    assert [one.finished for one in wrote] == [one.finished for one in expected]
