@@ -179,8 +179,14 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     from regrow.compare import compare as compare_criteria
     from regrow.config import parse
     from regrow.evaluate import EvaluateSpec
-    from regrow.importance import LayerImportance
+    from regrow.importance import CRITERIA, LayerImportance
 
+    for option, given, known in (
+        ("--criteria", arguments.criteria, CRITERIA),
+        ("--widths", arguments.widths, ("neurons", "groups", "channels", "width")),
+    ):
+        if unknown := sorted(set(given) - set(known)):
+            raise InputError(f"{option}: unknown {unknown[0]!r}; choose among {', '.join(known)}")
     result = compare_criteria(
         _open(arguments.model),
         LayerImportance.read(arguments.importance),

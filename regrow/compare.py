@@ -96,8 +96,7 @@ def compare(
     wanted = list(_specs(sizes, criteria, widths, seeds))
     # Every plan is made before anything is evaluated: what was not measured must not show after an hour.
     plans = [(size, name, _plan(base, importance, size, spec)) for size, name, spec in wanted]
-    cache = out / "evaluations"
-    scores = evaluate("base", base, suite, cache)
+    scores = evaluate("base", base, suite, out / "evaluations")
     nothing = Damage(
         size=0,
         choice="unpruned",
@@ -106,9 +105,10 @@ def compare(
         recovery=1.0 if scores.scores else None,
         **_numbers(scores),
     )
-    rows = []
-    for size, name, plan in tqdm(plans, desc="compare", unit="model"):
-        rows.append(_damage(base, scores, size, name, plan, suite, out))
+    rows = [
+        _damage(base, scores, size, name, plan, suite, out)
+        for size, name, plan in tqdm(plans, desc="compare", unit="model")
+    ]
     result = Comparison(model_digest=base.digest, base=nothing, rows=rows)
     write_json(out / "comparison.json", result.model_dump(mode="json"))
     (out / "comparison.md").write_text(result.table(), encoding="utf-8")
