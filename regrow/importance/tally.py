@@ -100,7 +100,7 @@ class Tally:
         weight = batch.counted(self.skip_first).float()
         weight = weight / weight.sum(dim=1, keepdim=True)
         if kind == "groups":
-            magnitude = values.float().unflatten(-1, (self._groups, -1)).norm(dim=-1)
+            magnitude = values.float().reshape(*values.shape[:2], self._groups, -1).norm(dim=-1)
         else:
             magnitude = values.float().abs_() if values.dtype != torch.float32 else values.abs()
         means = torch.bmm(weight.unsqueeze(1), magnitude).squeeze(1)

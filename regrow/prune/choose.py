@@ -9,7 +9,7 @@ from regrow.errors import InputError
 from regrow.importance import LayerImportance, WidthScores
 from regrow.importance.choose import choose_blocks, top_units
 from regrow.prune.plan import KeptUnits, PrunePlan, make_consistent
-from regrow.prune.size import candidates, closest, human, parameters
+from regrow.prune.size import candidates, closest, human, nearest, parameters
 from regrow.prune.spec import PruneSpec
 
 
@@ -113,7 +113,7 @@ def _new_widths(
         tensors = base.tensors()
         sizes = {one: parameters(tensors, blocks, anatomy, one) for one in candidates(new, spec.by)}
         _check_reachable(target, min(sizes.values()), max(sizes.values()))
-        new = closest(sizes, target)
+        new = nearest(sizes, target, widths) if spec.by == "width" else closest(sizes, target)
     if anatomy.heads_fill_channels and new.heads * new.head_dim != new.channels:
         raise InputError(
             f"prune: in the architecture {base.config.get('model_type')!r} the heads fill the channels; keep "

@@ -1,7 +1,7 @@
 """How many parameters a pruned model has, and which numbers of units reach a given size."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -37,8 +37,8 @@ def parameters(
     return total
 
 
-def candidates(widths: Widths, by: str) -> Iterator[Widths]:
-    """Yield the sizes that pruning by neurons, groups, channels or width (neurons and channels) can give.
+def candidates(widths: Widths, by: str) -> list[Widths]:
+    """Return the sizes that pruning by neurons, groups, channels or width (neurons and channels) can give.
 
     Neurons stay a multiple of 64 where they are (of 8 in small models), for the sake of GPU kernels; channels a
     multiple of the number of heads, which some architectures demand, and of 8.
@@ -48,18 +48,36 @@ def candidates(widths: Widths, by: str) -> Iterator[Widths]:
     if channel_step % widths.heads:
         channel_step = widths.channels
     if by == "groups":
-        for groups in range(1, widths.groups + 1):
-            yield replace(widths, groups=groups, heads=groups * widths.heads_per_group)
-    elif by == "channels":
-        for channels in range(channel_step, widths.channels + 1, channel_step):
-            yield replace(widths, channels=channels)
-    else:
-        for neurons in range(neuron_step, widths.neurons + 1, neuron_step):
-            if by == "neurons":
-                yield replace(widths, neurons=neurons)
-            else:
-                steps = round(neurons / widths.neurons * widths.channels / channel_step)
-                yield replace(widths, neurons=neurons, channels=max(1, steps) * channel_step)
+        counts = range(1, widths.groups + 1)
+        return [replace(widths, groups=n, heads=n * widths.heads_per_group) for n in counts]
+    neurons = range(neuron_step, widths.neurons + 1, neuron_step)
+    channels = range(channel_step, widths.channels + 1, channel_step)
+    if by == "neurons":
+        return [replace(widths, neurons=n) for n in neurons]
+    if by == "channels":
+        return [replace(widths, channels=c) for c in channels]
+    return [replace(widths, neurons=n, channels=c) for c in channels for n in neurons]
+
+
+def nearest(sizes: Mapping[Widths, int], target: int, before: Widths) -> Widths:
+    """Return the widths that come nearest to a number of parameters.
+
+    Where neurons and channels can be traded for each other, every number of channels has its nearest number of neurons;
+    of these pairs the one is taken that removes the two most evenly.
+    """
+    by_channels: dict[int, dict[Widths, int]] = {}
+    for one, size in sizes.items():
+        by_channels.setdefault(one.channels, {})[one] = size
+    pairs = [closest(group, target) for group in by_channels.values()]
+    # A pair at the end of its range may be far off: it is no way to reach the target.
+    best = min(abs(sizes[one] - target) for one in pairs)
+    near = [one for one in pairs if abs(sizes[one] - target) <= max(2 * best, target // 100)]
+
+    def unevenness(one: Widths) -> tuple[float, int]:
+        uneven = abs(one.neurons / before.neurons - one.channels / before.channels)
+        return round(uneven, 6), abs(sizes[one] - target)
+
+    return min(near, key=unevenness)
 
 
 def human(count: int) -> str:

@@ -89,8 +89,14 @@ def test_the_units_of_highest_score_stay(base, importance):
 def test_a_plan_for_a_size_comes_as_near_as_it_can(base, importance, tmp_path, by, ratio):
     plan = make_plan(base, PruneSpec(to_ratio=ratio, by=by), importance)
     pruned = apply(base, plan, tmp_path / "pruned")
-    steps = {"depth": 0.08, "neurons": 0.04, "groups": 0.16, "channels": 0.13, "width": 0.13}
+    steps = {"depth": 0.08, "neurons": 0.04, "groups": 0.16, "channels": 0.13, "width": 0.04}
     assert pruned.parameters / base.parameters == pytest.approx(ratio, abs=steps[by])
+
+
+def test_neurons_and_channels_go_evenly(base, importance):
+    plan = make_plan(base, PruneSpec(to_ratio=0.6, by="width"), importance)
+    shares = plan.neurons.count / plan.neurons.of, plan.channels.count / plan.channels.of
+    assert abs(shares[0] - shares[1]) < 0.2
 
 
 def test_a_size_can_be_written_as_people_do(base):
