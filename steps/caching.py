@@ -22,13 +22,16 @@ def depends_on(*modules: ModuleType, files: Callable[[], str] | None = None) -> 
         modules: the modules that do the step's work; of a package, every module in it.
         files: a function of a module that returns a digest of other files that the work depends on.
     """
-    whole = [one for module in modules for one in (module, *_inside(module))]
-    return CachePolicy(source_dependencies=whole, cache_func=files)
+    sources = [one for module in modules for one in _inside(module)]
+    return CachePolicy(source_dependencies=sources, cache_func=files)
 
 
-def _inside(package: ModuleType) -> list[ModuleType]:
-    names = sorted(found.name for found in pkgutil.iter_modules(getattr(package, "__path__", [])))
-    return [import_module(f"{package.__name__}.{name}") for name in names]
+def _inside(module: ModuleType) -> list[ModuleType]:
+    """Return the modules of a package; its own file only names what they hold, and ZenML cannot find it again."""
+    if not hasattr(module, "__path__"):
+        return [module]
+    names = sorted(found.name for found in pkgutil.iter_modules(module.__path__))
+    return [import_module(f"{module.__name__}.{name}") for name in names]
 
 
 def templates() -> str:

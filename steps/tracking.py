@@ -54,7 +54,7 @@ def _(result: Checkpoint) -> Facts:
 def _(result: LayerImportance) -> Facts:
     best = {size: result.best(size) for size in range(1, result.blocks)}
     return Facts(
-        params={"calibration_digest": result.calibration_digest, "dtype": result.dtype},
+        params={"calibration_digest": result.calibration_digest, "computed_in": result.dtype},
         metrics={"samples": result.samples, "tokens": result.tokens},
         series={
             "best_distance_by_size": [(size, distance) for size, (_, distance) in best.items()],

@@ -146,7 +146,7 @@ def test_every_section_has_its_numbers(page_text):
         "12,345 tokens",
     ):
         assert part in text, part
-    assert page_text.count("<svg") == page_text.count('role="img"') == 6
+    assert page_text.count("<svg") == page_text.count('role="img"') == 7
 
 
 def test_without_details_the_page_is_the_summary():

@@ -34,16 +34,10 @@ def python() -> Path:
 
 @contextmanager
 def vllm_serve(python: Path, model: Checkpoint, log: Path, port: int) -> Iterator[subprocess.Popen]:
-    """Run `vllm serve` until it answers; it is killed, with its children, at the end."""
-    command = [
-        python.with_name("vllm"),
-        "serve",
-        model.folder,
-        "--served-model-name",
-        "smollm2",
-        "--port",
-        str(port),
-    ]
+    """Run vLLM's server until it answers; it is killed, with its children, at the end."""
+    # The module behind `vllm serve`: the command itself looks for a package named vllm, which this build is not.
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model.folder]
+    command += ["--served-model-name", "smollm2", "--port", str(port)]
     # float32, so that what differs from transformers is rounding of the last bits.
     command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "16"]
     with log.open("a") as stream:
