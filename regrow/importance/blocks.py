@@ -61,6 +61,8 @@ def measure_blockwise(
             with skeleton.outside():
                 for number, batch in enumerate(loaded):
                     states.write(0, number, skeleton.embed(batch.to(skeleton.device)))
+        if done and not tally.all_tokens:
+            states.keep_last_tokens(done - 1, loaded)  # a run that was killed may not have come to it
         bar.update(done * len(loaded))
         for block in range(done, depth):
             with skeleton.block(block):

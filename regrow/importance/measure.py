@@ -30,7 +30,7 @@ from regrow.importance.blocks import measure_blockwise
 from regrow.importance.calibration import Batch, batches
 from regrow.importance.progress import Progress
 from regrow.importance.scores import LayerImportance
-from regrow.importance.search import search
+from regrow.importance.search import check_sizes, search
 from regrow.importance.spec import ImportanceSpec
 from regrow.importance.tally import Tally
 
@@ -58,9 +58,11 @@ def compute(
             if not given.
 
     Raises:
-        InputError: no texts, none that is long enough, a model whose blocks cannot be found, or states that
-            are not finite numbers.
+        InputError: no texts, none that is long enough, a model whose blocks cannot be found, a search that does
+            not fit it, or states that are not finite numbers.
     """
+    if spec.search:
+        check_sizes(spec.search, checkpoint.blocks)
     loaded = batches(checkpoint.tokenizer(), texts, spec)
     anatomy = anatomy_of(checkpoint.config) if spec.width else None
     widths = widths_of(checkpoint.config, checkpoint.folder / "config.json") if anatomy else None

@@ -26,6 +26,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+def check_sizes(wanted: SearchSpec, depth: int) -> None:
+    """Refuse numbers of blocks that the model does not have to spare.
+
+    Raises:
+        InputError: a size that does not fit.
+    """
+    if max(wanted.sizes) >= depth:
+        raise InputError(
+            f"importance.search.sizes: {max(wanted.sizes)} of {depth} blocks cannot be left out; "
+            f"choose 1 to {depth - 1}"
+        )
+
+
 def search(
     model: "PreTrainedModel",
     checkpoint: Checkpoint,
@@ -36,18 +49,13 @@ def search(
     """Run every criterion of `spec.search`; each continues where it was interrupted.
 
     Raises:
-        InputError: a size that does not fit the model, or a task that cannot be run.
+        InputError: a task that cannot be run.
     """
     import torch
 
     wanted = spec.search
     assert wanted is not None
     depth = checkpoint.blocks
-    if max(wanted.sizes) >= depth:
-        raise InputError(
-            f"importance.search.sizes: {max(wanted.sizes)} of {depth} blocks cannot be left out; "
-            f"choose 1 to {depth - 1}"
-        )
     trials = _Trials(model, depth, _first(loaded, wanted.texts))
     found: dict[str, Any] = {}
     with torch.inference_mode():

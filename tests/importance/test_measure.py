@@ -215,6 +215,26 @@ def test_an_interrupted_measurement_continues(tiny, tmp_path, monkeypatch, place
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.parametrize("level", [0, 2, 5])
+def test_a_kill_between_two_blocks_is_no_different(tiny, tmp_path, monkeypatch, level):
+    from regrow.importance import blocks
+
+    spec = ImportanceSpec(batch_size=1, placement="blocks", states="disk")
+    expected = compute(tiny, TEXTS, spec)
+    real = blocks._Disk.keep_last_tokens
+
+    def dies(self, now, loaded):
+        if now == level:
+            raise KeyboardInterrupt
+        real(self, now, loaded)
+
+    monkeypatch.setattr(blocks._Disk, "keep_last_tokens", dies)
+    with pytest.raises(KeyboardInterrupt):
+        compute(tiny, TEXTS, spec, tmp_path / "work")
+    monkeypatch.setattr(blocks._Disk, "keep_last_tokens", real)
+    assert compute(tiny, TEXTS, spec, tmp_path / "work") == expected
+
+
 def test_what_was_kept_for_other_settings_is_not_taken(tiny, tmp_path, monkeypatch):
     from regrow.importance.progress import Progress
 
