@@ -1,6 +1,6 @@
 """A small server of the OpenAI completions API over a tiny model, which can be told to misbehave.
 
-For what a real server does only on bad days: the tests against a real `vllm serve` are in tests/vllm.
+For what a real server does only on bad days: the tests against a real vLLM server are in tests/vllm.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The engines against a real vLLM: in process, and behind `vllm serve`, which is killed once."""
+"""The engines against a real vLLM: in process, and behind its server, which is killed once."""
 
 import json
 import os
