@@ -57,6 +57,7 @@ format: setup ## Put the code into the house style
 bench: setup ## Measure against what a user would pick instead
 	$(BIN)/python -m benchmarks.importance
 	$(BIN)/python -m benchmarks.prune
+	$(BIN)/python -m benchmarks.generation
 
 ui: setup ## Start the MLflow UI and the ZenML dashboard for this checkout's runs
 	$(BIN)/python -m infra.local.ui
