@@ -7,12 +7,10 @@ order of the data, as most scripts do; the engine sorts by length and lets seque
 variant loads the model before the clock starts.
 """
 
-import argparse
-
 import yaml
 
 from benchmarks.criteria import DEMO, demo_model
-from benchmarks.variants import run_variants, table
+from benchmarks.variants import options, run_variants, table
 from regrow.records import read_records
 from regrow.selfdata import load_template
 from regrow.selfdata.engines.base import ChatPrompts
@@ -51,21 +49,16 @@ report(lambda: sum(one.tokens for one in engine.generate(prompts, Sampling(max_n
 
 def main() -> None:
     """Measure every variant in turn and print a Markdown table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--prompts", type=int, default=64, help="records (default: 64)")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each variant (default: 3)")
-    options = parser.parse_args()
+    given = options(__doc__, "prompts", int, 64, "records")
     parameters = yaml.safe_load(DEMO.read_text(encoding="utf-8"))["parameters"]
     base = demo_model(parameters)
-    spec = DatasetSpec(**parameters["datasets"][0] | {"limit": options.prompts})
+    spec = DatasetSpec(**parameters["datasets"][0] | {"limit": given.prompts})
     template = load_template("auto", spec.family)
     chat = ChatPrompts(base)
     texts = [chat.render(template.messages(one), template.assistant) for one in read_records(spec)]
     arguments = {"base": str(base.folder), "prompts": texts, "max_new_tokens": 256}
-    found = run_variants(VARIANTS, arguments, options.runs)
-    print(table(f"{len(texts)} answers of up to 256 tokens, median of {options.runs}", found, _PLAIN))
+    found = run_variants(VARIANTS, arguments, given.runs)
+    print(table(f"{len(texts)} answers of up to 256 tokens, median of {given.runs}", found, _PLAIN))
     tokens = {name: sorted({one["answer"] for one in rounds}) for name, rounds in found.items()}
     print("\nanswer tokens: " + "; ".join(f"{name} {count}" for name, count in tokens.items()))
 

@@ -8,12 +8,10 @@ pass per size is how published scripts do it, for the ten sizes 1 to 10. Every v
 the clock runs; imports are done before it starts.
 """
 
-import argparse
-
 import yaml
 
 from benchmarks.criteria import DEMO, demo_model
-from benchmarks.variants import run_variants, table
+from benchmarks.variants import options, run_variants, table
 from regrow.source import TextSpec, read_texts
 
 _PLAIN = "plain output_hidden_states loop, all sizes"
@@ -68,18 +66,13 @@ report(work)
 
 def main() -> None:
     """Measure every variant in turn and print a Markdown table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--texts", type=int, default=32, help="calibration texts (default: 32)")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each variant (default: 3)")
-    options = parser.parse_args()
+    given = options(__doc__, "texts", int, 32, "calibration texts")
     parameters = yaml.safe_load(DEMO.read_text(encoding="utf-8"))["parameters"]
-    texts = read_texts(TextSpec(**parameters["calibration"] | {"limit": options.texts}))
+    texts = read_texts(TextSpec(**parameters["calibration"] | {"limit": given.texts}))
     arguments = {"base": str(demo_model(parameters).folder), "texts": texts}
-    found = run_variants(VARIANTS, arguments, options.runs)
+    found = run_variants(VARIANTS, arguments, given.runs)
     answers = {str(one["answer"]) for rounds in found.values() for one in rounds}
-    print(table(f"{len(texts)} texts of up to 256 tokens, median of {options.runs}", found, _PLAIN))
+    print(table(f"{len(texts)} texts of up to 256 tokens, median of {given.runs}", found, _PLAIN))
     print(f"\nbest start for 6 blocks: {', '.join(sorted(answers))}")
 
 

@@ -7,11 +7,10 @@ the result, which names it; that of the source was taken when it was opened, and
 every variant has loaded transformers' Llama before the clock starts.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks.variants import run_variants, table
+from benchmarks.variants import options, run_variants, table
 
 BLOCKS, START, STOP = 24, 12, 18
 
@@ -97,15 +96,10 @@ def make_checkpoint(folder: Path, gib: float) -> None:
 
 def main() -> None:
     """Measure every variant in turn and print a Markdown table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--gib", type=float, default=2.0, help="size of the checkpoint (default: 2)")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each variant (default: 3)")
-    options = parser.parse_args()
+    given = options(__doc__, "gib", float, 2.0, "size of the checkpoint in GiB")
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch) / "base"
-        make_checkpoint(base, options.gib)
+        make_checkpoint(base, given.gib)
         arguments = {
             "base": str(base),
             "start": START,
@@ -113,8 +107,8 @@ def main() -> None:
             "drop": f"{START}:{STOP}",
             "kept": 1 - (STOP - START) / BLOCKS,
         }
-        found = run_variants(VARIANTS, arguments, options.runs)
-    title = f"pruning {options.gib:g} GiB, {STOP - START} of {BLOCKS} blocks, median of {options.runs}"
+        found = run_variants(VARIANTS, arguments, given.runs)
+    title = f"pruning {given.gib:g} GiB, {STOP - START} of {BLOCKS} blocks, median of {given.runs}"
     print(table(title, found, _FLOOR))
 
 

@@ -4,6 +4,7 @@ A variant is Python source that calls `report(work)`. Peak memory is the growth 
 mark during the work (Linux only): what was imported and opened before does not count.
 """
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -29,6 +30,24 @@ def report(work):
     seconds = time.perf_counter() - start
     print(json.dumps({"seconds": seconds, "peak_mib": (high_water() - before) / 1024, "answer": answer}))
 """
+
+
+def options(
+    doc: str | None, size: str, kind: type[int] | type[float], default: float, what: str
+) -> argparse.Namespace:
+    """Read a benchmark's command line: how large the job is, and how often it is run.
+
+    Args:
+        doc: the benchmark's own description.
+        size: name of the option for the size.
+        kind: int or float.
+        default: the size if none is given.
+        what: what the size counts.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(f"--{size}", type=kind, default=default, help=f"{what} (default: {default})")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each variant (default: 3)")
+    return parser.parse_args()
 
 
 def run_variants(

@@ -119,13 +119,10 @@ class Checkpoint(BaseModel):
         Raises:
             InputError: transformers does not know the architecture or cannot fit the weights to it.
         """
-        import torch
         from transformers import AutoModelForCausalLM
 
         where = device or devices.device()
-        chosen = (
-            devices.compute_dtype(self.stored_dtype(), where) if dtype == "auto" else getattr(torch, dtype)
-        )
+        chosen = self.compute_dtype(dtype, where)
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 self.folder, dtype=chosen, local_files_only=True, trust_remote_code=False
@@ -155,6 +152,15 @@ class Checkpoint(BaseModel):
             )
         stored: torch.dtype = getattr(torch, names[most])
         return stored
+
+    def compute_dtype(self, name: str = "auto", where: str | None = None) -> "torch.dtype":
+        """The torch type to compute in: the named one, or for "auto" what `load` says, on the device `where`."""
+        import torch
+
+        if name == "auto":
+            return devices.compute_dtype(self.stored_dtype(), where)
+        named: torch.dtype = getattr(torch, name)
+        return named
 
     def copy_to(self, out: Path) -> "Checkpoint":
         """Give `out` the same files: weights linked where the file system allows, small files copied."""

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel
 
 from regrow.checkpoint import Checkpoint
-from regrow.device import compute_dtype
 from regrow.evaluate.cost import Cost, cost
 from regrow.evaluate.perplexity import Perplexity, perplexity
 from regrow.evaluate.scores import Recovery, Scores, TaskScore, recovery, recovery_interval
@@ -112,9 +111,7 @@ def _settings(checkpoint: Checkpoint, spec: EvaluateSpec) -> dict[str, Any]:
     """What every result depends on besides its own questions."""
     return {
         "batch_size": spec.batch_size,
-        "dtype": str(compute_dtype(checkpoint.stored_dtype())).removeprefix("torch.")
-        if spec.dtype == "auto"
-        else spec.dtype,
+        "dtype": str(checkpoint.compute_dtype(spec.dtype)).removeprefix("torch."),
         "chat_template": spec.chat_template,
         "seed": spec.seed,
         "lm_eval": version("lm-eval"),

@@ -68,7 +68,7 @@ def compute(
     widths = widths_of(checkpoint.config, checkpoint.folder / "config.json") if anatomy else None
     depth = checkpoint.blocks
     tally = Tally(depth, widths, all_tokens=spec.all_tokens, skip_first=spec.skip_first)
-    dtype = _dtype(checkpoint, spec)
+    dtype = checkpoint.compute_dtype(spec.dtype)
     name = str(dtype).removeprefix("torch.")
     key = {
         "format": _FORMAT,
@@ -180,15 +180,6 @@ def _observed(
     tally.last_tokens(torch.stack(last))
     if tally.all_tokens:
         tally.every_token(states, batch)
-
-
-def _dtype(checkpoint: Checkpoint, spec: ImportanceSpec) -> "torch.dtype":
-    import torch
-
-    if spec.dtype == "auto":
-        return devices.compute_dtype(checkpoint.stored_dtype())
-    chosen: torch.dtype = getattr(torch, spec.dtype)
-    return chosen
 
 
 def _fits(checkpoint: Checkpoint, dtype: "torch.dtype") -> bool:

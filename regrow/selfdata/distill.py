@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from regrow.device import compute_dtype, device
+from regrow.device import device
 from regrow.errors import InputError
 from regrow.files import canonical_digest
 from regrow.selfdata import prompts, rule, store
@@ -264,7 +264,7 @@ def _runtime(checkpoint: "Checkpoint", spec: SelfDataSpec) -> dict[str, str]:
         names += packages_distributions().get("vllm", [])  # vllm, or a build of it by another name
     return {name: version(name) for name in names} | {
         "device": torch.cuda.get_device_name() if device() == "cuda" else "cpu",
-        "dtype": str(compute_dtype(checkpoint.stored_dtype())),
+        "dtype": str(checkpoint.compute_dtype()),
     }
 
 
