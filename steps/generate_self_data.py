@@ -6,14 +6,17 @@ from zenml import step
 
 from regrow.checkpoint import Checkpoint
 from regrow.records import read_records
-from regrow.selfdata import SelfData, SelfDataSpec, answers, distill, engines, prompts, rule
+from regrow.selfdata import SelfData, SelfDataSpec, answers, distill, engines, prompts, rewrite, rule
 from regrow.source import DatasetSpec
 from steps.caching import depends_on, templates
 from steps.tracking import log_stage
 from steps.workspace import measured, work_dir
 
 
-@step(experiment_tracker=True, cache_policy=depends_on(prompts, engines, answers, rule, files=templates))
+@step(
+    experiment_tracker=True,
+    cache_policy=depends_on(prompts, engines, answers, rewrite, rule, files=templates),
+)
 def generate_self_data(
     base: Checkpoint, dataset: DatasetSpec, spec: SelfDataSpec
 ) -> Annotated[SelfData, "self_data"]:

@@ -1,10 +1,11 @@
 """Self-data distillation: the unpruned model rewrites reference answers in its own words."""
 
 from regrow.selfdata.answers import equal, extract, matches
-from regrow.selfdata.distill import SelfDataSpec, distill
+from regrow.selfdata.distill import distill
 from regrow.selfdata.engines import Engine, Generation, Sampling, TransformersEngine
 from regrow.selfdata.prompts import load_template, question, student_messages
 from regrow.selfdata.rule import BANNED_PHRASES, DECISIONS, REWRITTEN
+from regrow.selfdata.spec import SelfDataSpec
 from regrow.selfdata.store import COLUMNS, SelfData
 
 __all__ = [

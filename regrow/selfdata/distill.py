@@ -1,26 +1,23 @@
 """Self-data distillation: the unpruned model's own words for every reference answer.
 
-The unpruned model writes each answer anew (`prompts`, `engine`); `rule` says whether the rewrite takes the
+The unpruned model writes each answer anew (`prompts`, `engines`); `rule` says whether the rewrite takes the
 reference's place. The work is done in shards that are written when finished, so a killed run goes on
 where it was and gives the records that an unbroken run gives.
 """
 
 import logging
 import shutil
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from regrow.device import device
 from regrow.errors import InputError
-from regrow.files import canonical_digest
 from regrow.selfdata import prompts, rule, store
-from regrow.selfdata.engines import EndpointSpec, Engine, Generation, Sampling, VllmSpec
-from regrow.selfdata.rule import BANNED_PHRASES, OVERLONG, REWRITTEN
+from regrow.selfdata.rewrite import Rewriter
+from regrow.selfdata.spec import SelfDataSpec
 from regrow.selfdata.store import SelfData
 
 if TYPE_CHECKING:
@@ -29,48 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
-class SelfDataSpec(BaseModel):
-    """How the unpruned model is asked to rewrite a set."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    template: str = Field(
-        "auto", description="auto (the family's own), a packaged template's name, or a file"
-    )
-    use_reference: bool = Field(True, description="show the reference answer to the model that rewrites")
-    max_new_tokens: int = Field(256, ge=1, description="longest rewrite, in tokens")
-    temperature: float = Field(0.0, ge=0.0, description="softmax temperature of sampling; 0 is greedy")
-    top_p: float = Field(1.0, gt=0.0, le=1.0, description="nucleus: probability mass that is sampled from")
-    attempts: int = Field(
-        1, ge=1, le=64, description="tries per record; with several the first one is greedy"
-    )
-    batch_size: int = Field(32, ge=1, description="most sequences in a batch")
-    shard_size: int = Field(64, ge=1, description="records per shard: what a killed run can lose")
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of sampling")
-    engine: Literal["transformers", "vllm", "endpoint"] = Field(
-        "transformers",
-        description="what generates: transformers or vLLM in this process, or an OpenAI-compatible server",
-    )
-    endpoint: EndpointSpec | None = Field(None, description="the server of the engine `endpoint`")
-    vllm: VllmSpec = Field(default_factory=lambda: VllmSpec(), description="settings of the engine `vllm`")
-    banned_phrases: tuple[str, ...] = Field(
-        BANNED_PHRASES, description="a rewrite with one of these (whole words, any case) is not accepted"
-    )
-
-    @model_validator(mode="after")
-    def _the_engine_has_its_settings(self) -> "SelfDataSpec":
-        if (self.engine == "endpoint") != (self.endpoint is not None):
-            raise ValueError(
-                "endpoint: the engine `endpoint` needs the server's url and model, the others none"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _attempts_must_differ(self) -> "SelfDataSpec":
-        if self.attempts > 1 and not self.temperature:
-            raise ValueError("attempts above 1 need temperature > 0; greedy tries are all the same")
-        return self
+_Shard = tuple[dict[str, Any], list[dict[str, Any]]]  # header, rows
 
 
 def distill(
@@ -94,34 +50,33 @@ def distill(
 
     Raises:
         InputError: no records, duplicate ids, an unusable template, a model without chat template.
+        RegrowError: the engine or the disk gave up; finished shards stay for the next run.
     """
     _check(records)
     template = prompts.load_template(spec.template, family, use_reference=spec.use_reference)
     shards = out.parent / f".{out.name}.work" if work is None else work
-    rewriter = _Rewriter(checkpoint, family, spec, template)
+    rewriter = Rewriter(checkpoint, family, spec, template)
+    parts = [records[start : start + spec.shard_size] for start in range(0, len(records), spec.shard_size)]
     rows: list[dict[str, Any]] = []
-    tokens, seconds, reused = 0, 0.0, 0
+    headers: list[dict[str, Any]] = []
     with _bar(len(records)) as bar:
-        for number, start in enumerate(range(0, len(records), spec.shard_size)):
-            part = records[start : start + spec.shard_size]
-            file = shards / f"shard-{number:05d}-{rewriter.key(part, number)[:16]}.jsonl"
-            shard = store.read_shard(file, part)
-            if shard is None:
-                shard = rewriter.shard(part, number, bar.update)
-                store.write_shard(file, *shard)
-            else:
-                reused += 1
-                bar.update(len(part))
-            header, done = shard
+        jobs = [
+            _Job(part, shards / f"shard-{number:05d}-{rewriter.key(part)[:16]}.jsonl", rewriter, bar.update)
+            for number, part in enumerate(parts)
+        ]
+        found = {job.file: shard for job in jobs if (shard := job.finished()) is not None}
+        for header, done in _all(jobs, found, rewriter):
+            headers.append(header)
             rows += done
-            tokens, seconds = tokens + header["tokens"], seconds + header["seconds"]
             bar.set_postfix(accepted=f"{rule.acceptance_rate(rows):.0%}")
+    tokens, seconds = sum(header["tokens"] for header in headers), _wall_clock(headers)
     details = {
+        "acceptance_by_attempt": rule.acceptance_by_attempt(rows, spec.attempts),
         "tokens": tokens,
         "seconds": round(seconds, 3),
         "tokens_per_second": round(tokens / seconds, 1) if seconds else 0.0,
-        "shards": number + 1,
-        "shards_reused": reused,
+        "shards": len(jobs),
+        "shards_reused": len(found),
         "family": family,
         "template": template.name,
         "use_reference": spec.use_reference,
@@ -137,110 +92,52 @@ def distill(
     return data
 
 
-class _Rewriter:
-    """Turns shards of records into rows; loads the model when the first shard needs it."""
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A shard to be made, and the file that says that it is."""
 
-    def __init__(
-        self, checkpoint: "Checkpoint", family: str, spec: SelfDataSpec, template: prompts.Template
-    ) -> None:
-        self._checkpoint, self._family, self._spec, self._template = checkpoint, family, spec, template
-        self._loaded: Engine | None = None
-        self._settings = {
-            "format": 1,
-            "model": checkpoint.digest,
-            "spec": spec.model_dump(mode="json", exclude=_NOT_IN_KEY),
-            "template": [template.system, template.user, template.assistant],
-            "family": family,
-            "runtime": _runtime(checkpoint, spec),
-        }
+    part: Sequence["Record"]
+    file: Path
+    rewriter: Rewriter
+    progress: Callable[[int], Any]
 
-    def key(self, part: Sequence["Record"], number: int) -> str:
-        """Digest everything that the shard's rows depend on."""
-        content = [{name: getattr(record, name) for name in _FROM_RECORD} for record in part]
-        return canonical_digest(self._settings | {"number": number, "records": content})
+    def finished(self) -> _Shard | None:
+        """Return the shard if an earlier run made it."""
+        shard = store.read_shard(self.file, self.part)
+        if shard is not None:
+            self.progress(len(self.part))
+        return shard
 
-    def shard(
-        self, part: Sequence["Record"], number: int, progress: Callable[[int], Any]
-    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Generate for one shard; returns its header (tokens, seconds) and its rows."""
-        engine, prefix = self._engine(), self._template.assistant
-        banned = self._spec.banned_phrases
-        began = time.perf_counter()
-        texts = [engine.render(self._template.messages(record), prefix) for record in part]
-        results: list[tuple[Generation, str, int] | None] = [None] * len(part)
-        pending, tokens = list(range(len(part))), 0
-        for attempt in range(self._spec.attempts):
-            sampling = self._sampling(attempt, number)
-            # Only the first round moves the bar: every record is in it once.
-            wrote = engine.generate([texts[i] for i in pending], sampling, progress if attempt == 0 else None)
-            tokens += sum(generation.tokens for generation in wrote)
-            for i, generation in zip(pending, wrote, strict=True):
-                decision = rule.judge(generation, prefix, part[i].answer, self._family, banned)
-                results[i] = (generation, decision, attempt + 1)
-            pending = [
-                i for i in pending if (result := results[i]) and result[1] not in (REWRITTEN, OVERLONG)
-            ]
-            if not pending:
-                break
-        rows = [
-            self._row(record, *result)
-            for record, result in zip(part, results, strict=True)
-            if result is not None
-        ]
-        return {"tokens": tokens, "seconds": round(time.perf_counter() - began, 3)}, rows
-
-    def _engine(self) -> Engine:
-        if self._loaded is None:
-            self._loaded = _start(self._checkpoint, self._spec)
-        return self._loaded
-
-    def _sampling(self, attempt: int, number: int) -> Sampling:
-        greedy = self._spec.attempts > 1 and attempt == 0
-        return Sampling(
-            max_new_tokens=self._spec.max_new_tokens,
-            temperature=0.0 if greedy else self._spec.temperature,
-            top_p=self._spec.top_p,
-            # Distinct for every (seed, shard, attempt), so that no two batches share their random numbers.
-            seed=(self._spec.seed * 100_003 + number) * 64 + attempt,
-        )
-
-    def _row(self, record: "Record", generation: Generation, decision: str, attempts: int) -> dict[str, Any]:
-        response = record.reference
-        if decision == REWRITTEN:
-            response = rule.join(self._template.assistant, generation.text)
-        return {name: getattr(record, name) for name in _FROM_RECORD} | {
-            "response": response,
-            "engine": self._spec.engine,
-            "decision": decision,
-            "attempts": attempts,
-            "prompt_tokens": generation.prompt_tokens,
-            "response_tokens": self._engine().count(response),
-            "seed": generation.seed,
-        }
+    def run(self) -> _Shard:
+        """Make the shard, and write it."""
+        shard = self.rewriter.shard(self.part, self.progress)
+        store.write_shard(self.file, *shard)
+        return shard
 
 
-def _start(checkpoint: "Checkpoint", spec: SelfDataSpec) -> Engine:
-    if spec.engine == "endpoint":
-        from regrow.selfdata.engines.endpoint import EndpointEngine
+def _all(jobs: Sequence[_Job], found: dict[Path, _Shard], rewriter: Rewriter) -> Iterator[_Shard]:
+    """Yield every shard in order; those that were not found are made, several at one time where it helps."""
+    missing = [job for job in jobs if job.file not in found]
+    at_once = rewriter.start() if missing else 1
+    if at_once == 1:
+        yield from (found.get(job.file) or job.run() for job in jobs)
+        return
+    with ThreadPoolExecutor(max_workers=at_once) as pool:
+        running = {job.file: pool.submit(job.run) for job in missing}
+        try:
+            for job in jobs:
+                yield found.get(job.file) or running[job.file].result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
-        assert spec.endpoint is not None
-        return EndpointEngine(checkpoint, spec.endpoint)
-    if spec.engine == "vllm":
-        from regrow.selfdata.engines.vllm import VllmEngine
 
-        return VllmEngine(checkpoint, spec.vllm)
-    from regrow.selfdata.engines import TransformersEngine
-
-    return TransformersEngine(checkpoint, batch_size=spec.batch_size)
-
-
-# The template counts by its text; a server by the model that it serves, wherever it is now.
-_NOT_IN_KEY: Any = {
-    "template": True,
-    "endpoint": {"url", "in_flight", "timeout", "retries", "api_key_env"},
-    "vllm": {"gpu_memory_utilization"},
-}
-_FROM_RECORD = ("id", "instruction", "input", "reference", "answer", "source")
+def _wall_clock(headers: Iterable[dict[str, Any]]) -> float:
+    """Return the seconds in which some shard was being made; shards of one run overlap, runs have pauses."""
+    total, end = 0.0, 0.0
+    for began, seconds in sorted((header["began"], header["seconds"]) for header in headers):
+        total += max(0.0, began + seconds - max(began, end))
+        end = max(end, began + seconds)
+    return total
 
 
 def _check(records: Sequence["Record"]) -> None:
@@ -249,23 +146,6 @@ def _check(records: Sequence["Record"]) -> None:
     twice = [name for name, count in Counter(record.id for record in records).items() if count > 1]
     if twice:
         raise InputError(f"self-data: record id {twice[0]} occurs twice; ids must be unique")
-
-
-def _runtime(checkpoint: "Checkpoint", spec: SelfDataSpec) -> dict[str, str]:
-    # Another version, device or type may decode differently; its shards are not mixed with these.
-    from importlib.metadata import packages_distributions, version
-
-    import torch
-
-    if spec.engine == "endpoint":
-        return {}  # the server does not say
-    names = ["torch", "transformers"]
-    if spec.engine == "vllm":
-        names += packages_distributions().get("vllm", [])  # vllm, or a build of it by another name
-    return {name: version(name) for name in names} | {
-        "device": torch.cuda.get_device_name() if device() == "cuda" else "cpu",
-        "dtype": str(checkpoint.compute_dtype()),
-    }
 
 
 def _bar(total: int) -> Any:

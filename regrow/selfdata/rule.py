@@ -78,3 +78,11 @@ def join(prefix: str, text: str) -> str:
 def acceptance_rate(rows: Sequence[Mapping[str, Any]]) -> float:
     """Return the share of rows whose response is a rewrite, 0 when there are none."""
     return round(sum(row["decision"] == REWRITTEN for row in rows) / len(rows), 6) if rows else 0.0
+
+
+def acceptance_by_attempt(rows: Sequence[Mapping[str, Any]], attempts: int) -> list[float]:
+    """Return the share of rows that were rewritten within 1, 2, ... `attempts` tries."""
+    if not rows:
+        return [0.0] * attempts
+    at = [row["attempts"] for row in rows if row["decision"] == REWRITTEN]
+    return [round(sum(one <= most for one in at) / len(rows), 6) for most in range(1, attempts + 1)]

@@ -13,6 +13,7 @@ from regrow.errors import InputError
 from regrow.files import canonical_digest
 from regrow.records import Record
 from regrow.selfdata import COLUMNS, REWRITTEN, SelfData, SelfDataSpec, distill
+from regrow.selfdata.distill import _wall_clock
 from regrow.selfdata.engines import TransformersEngine
 from tests.tiny import tiny_checkpoint
 
@@ -83,6 +84,31 @@ def test_the_same_settings_give_the_same_digest(model, tmp_path):
     assert a.digest == b.digest == canonical_digest(a.rows())
     assert a.summary["spec"]["attempts"] == 2
     assert {row["attempts"] for row in a.rows()} <= {1, 2}
+    assert [row["seed"] for row in a.rows() if row["attempts"] == 1] == [-1] * sum(
+        row["attempts"] == 1 for row in a.rows()
+    ), "the first of several tries is greedy"
+    sampled = [row["seed"] for row in a.rows() if row["attempts"] == 2]
+    assert len(set(sampled)) == len(sampled) > 0
+
+
+def test_what_more_tries_are_worth_is_told(model, tmp_path):
+    """Every rewrite of open data that comes to its end is accepted, and some end only when sampled."""
+    spec = SPEC.model_copy(update={"temperature": 2.0, "attempts": 6, "max_new_tokens": 80})
+    data = distill(model, records(), "open", spec, tmp_path / "out")
+    by_attempt = data.summary["acceptance_by_attempt"]
+    assert len(by_attempt) == 6
+    assert by_attempt == sorted(by_attempt)
+    assert by_attempt[-1] == data.summary["acceptance_rate"] > by_attempt[0]
+
+
+def test_seconds_are_those_in_which_something_was_made():
+    headers = [
+        {"began": 100.0, "seconds": 5.0},
+        {"began": 103.0, "seconds": 4.0},
+        {"began": 900.0, "seconds": 1.0},
+    ]
+    assert _wall_clock(headers) == 8.0
+    assert _wall_clock([]) == 0.0
 
 
 def test_open_reads_back_and_notices_changes(model, tmp_path):

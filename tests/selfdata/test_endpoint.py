@@ -42,7 +42,7 @@ def test_answers_are_those_of_the_engine_in_process(model, server):
     ours = EndpointEngine(model, spec_for(server))
     theirs = TransformersEngine(model)
     seen = []
-    wrote = ours.generate(PROMPTS, Sampling(max_new_tokens=16), seen.append)
+    wrote = ours.generate(PROMPTS, Sampling(max_new_tokens=16), progress=seen.append)
     assert wrote == theirs.generate(PROMPTS, Sampling(max_new_tokens=16))
     assert sum(seen) == len(PROMPTS)
     assert {request["temperature"] for request in server.requests} == {0.0}
@@ -54,11 +54,10 @@ def test_answers_are_those_of_the_engine_in_process(model, server):
 
 def test_sampling_sends_a_seed_of_its_own_with_each_request(model, server):
     engine = EndpointEngine(model, spec_for(server))
-    settings = Sampling(max_new_tokens=4, temperature=0.7, top_p=0.9, seed=5)
-    wrote = engine.generate(PROMPTS, settings)
-    seeds = {request["seed"] for request in server.requests}
-    assert len(seeds) == len(PROMPTS)
-    assert {one.seed for one in wrote} == seeds
+    settings = Sampling(max_new_tokens=4, temperature=0.7, top_p=0.9)
+    wrote = engine.generate(PROMPTS, settings, [5, 6, 7, 8, 9, 10])
+    assert {request["seed"] for request in server.requests} == {5, 6, 7, 8, 9, 10}
+    assert [one.seed for one in wrote] == [5, 6, 7, 8, 9, 10]
     assert {(request["temperature"], request["top_p"]) for request in server.requests} == {(0.7, 0.9)}
 
 
@@ -73,6 +72,19 @@ def test_only_so_many_requests_wait_at_one_time(model):
         EndpointEngine(model, spec_for(server, in_flight=3)).generate(PROMPTS * 3, Sampling(max_new_tokens=2))
         assert server.most_at_once <= 3
         assert server.most_at_once > 1
+
+
+def test_the_server_is_kept_busy_across_shards(model, tmp_path):
+    """The last answers of one shard do not leave the server idle: others are asked for meanwhile."""
+    given = records(24)
+    with serving(model, delay=0.05) as server:
+        endpoint = spec_for(server, in_flight=8)
+        spec = SelfDataSpec(max_new_tokens=2, shard_size=2, engine="endpoint", endpoint=endpoint)
+        data = distill(model, given, "open", spec, tmp_path / "out")
+        assert 2 < server.most_at_once <= 8
+        assert len(server.requests) == 24
+    assert [row["id"] for row in data.rows()] == [record.id for record in given]
+    assert data.summary["shards"] == 12
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from regrow.errors import RegrowError
 from regrow.selfdata.engines import Sampling, TransformersEngine
-from regrow.selfdata.engines.transformers import _batches, _choose
+from regrow.selfdata.engines.transformers import _choose
 from tests.tiny import tiny_checkpoint
 
 PROMPTS = ["a", "hello there, how are you", "x" * 40, "1 + 1 =", "", "zz top", "q" * 17]
@@ -62,29 +63,37 @@ def test_unfinished_at_the_limit(engine):
 
 def test_sampling_repeats_with_its_seed(engine):
     def texts(seed):
-        return [
-            g.text for g in engine.generate(PROMPTS, Sampling(max_new_tokens=12, temperature=1.5, seed=seed))
-        ]
+        seeds = [seed + i for i in range(len(PROMPTS))]
+        wrote = engine.generate(PROMPTS, Sampling(max_new_tokens=12, temperature=1.5), seeds)
+        return [one.text for one in wrote]
 
     torch.manual_seed(1)
     first = texts(5)
     state = torch.get_rng_state()
     assert texts(5) == first
-    assert texts(6) != first
+    assert texts(60) != first
     assert torch.equal(state, torch.get_rng_state()), "the global generator must stay as it was"
 
 
-def test_seed_of_each_batch_is_recorded(engine):
-    greedy = engine.generate(PROMPTS, Sampling(max_new_tokens=2))
-    assert {g.seed for g in greedy} == {-1}
-    sampled = engine.generate(PROMPTS, Sampling(max_new_tokens=2, temperature=1.0, seed=3))
-    assert len({g.seed for g in sampled if not g.overlong}) == 2
+def test_what_is_drawn_does_not_depend_on_the_batch(engine, monkeypatch):
+    settings, seeds = Sampling(max_new_tokens=12, temperature=1.2, top_p=0.9), [7, 8, 9, 10, 11, 12, 13]
+    together = engine.generate(PROMPTS, settings, seeds)
+    assert [one.seed for one in together if not one.overlong] == [7, 8, 9, 10, 12, 13]
+    monkeypatch.setattr(engine, "_most_rows", 1)
+    assert engine.generate(PROMPTS, settings, seeds) == together
+    assert engine.generate(PROMPTS[2:3], settings, seeds[2:3]) == together[2:3]
+
+
+def test_sampling_asks_for_seeds(engine):
+    with pytest.raises(ValueError, match="a seed for each prompt"):
+        engine.generate(PROMPTS, Sampling(temperature=1.0))
+    assert {one.seed for one in engine.generate(PROMPTS, Sampling(max_new_tokens=2))} == {-1}
 
 
 def test_too_long_for_the_context_is_said_not_raised(tmp_path):
     engine = TransformersEngine(tiny_checkpoint(tmp_path / "m", max_position_embeddings=32))
     seen = []
-    short, long = engine.generate(["ab", "x" * 30], Sampling(max_new_tokens=8), seen.append)
+    short, long = engine.generate(["ab", "x" * 30], Sampling(max_new_tokens=8), progress=seen.append)
     assert not short.overlong
     assert long.overlong
     assert long.text == ""
@@ -98,19 +107,49 @@ def test_no_prompts(engine):
 
 def test_nucleus_leaves_the_tail_out():
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(400, 1)
-    generator = torch.Generator().manual_seed(0)
-    picked = _choose(logits, Sampling(temperature=1.0, top_p=0.6), generator)
-    assert set(picked.tolist()) == {0, 1}
-    picked = _choose(logits, Sampling(temperature=1.0, top_p=0.01), generator)
-    assert set(picked.tolist()) == {0}
-    picked = _choose(logits, Sampling(temperature=1.0), generator)
-    assert set(picked.tolist()) == {0, 1, 2, 3}
-    assert abs((picked == 0).float().mean().item() - 0.5) < 0.1
+    chance = torch.linspace(0, 1 - 1e-12, 400, dtype=torch.float64)
+
+    def shares(top_p):
+        picked = _choose(logits, Sampling(temperature=1.0, top_p=top_p), chance)
+        return [round((picked == token).double().mean().item(), 2) for token in range(4)]
+
+    assert shares(0.6) == pytest.approx([0.625, 0.375, 0, 0], abs=0.01)
+    assert shares(0.01) == [1, 0, 0, 0]
+    assert shares(1.0) == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.01)
 
 
-def test_batches_keep_the_token_budget():
-    lengths = [100, 90, 50, 50, 10, 10, 10]
-    cut = list(_batches(lengths, 3, 200))
-    assert [i for start, stop in cut for i in range(start, stop)] == list(range(7))
-    assert all((stop - start) * lengths[start] <= 200 and stop - start <= 3 for start, stop in cut)
-    assert list(_batches([500], 8, 100)) == [(0, 1)]
+def test_a_token_without_chance_is_never_picked():
+    logits = torch.tensor([[float("-inf"), 0.0, float("-inf")]]).repeat(3, 1)
+    chance = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    assert _choose(logits, Sampling(temperature=1.0), chance).tolist() == [1, 1, 1]
+
+
+def test_rows_are_as_many_as_fit_into_memory(engine, monkeypatch):
+    monkeypatch.setattr(engine, "_most_rows", 64)
+    monkeypatch.setattr(engine, "_memory", 10 * (engine._row_bytes + 100 * engine._token_bytes))
+    assert engine._fitting(100) == 10
+    assert 10 < engine._fitting(50) < 20
+    assert engine._fitting(10**9) == 1
+    assert engine._fitting(1) == 64
+
+
+def test_out_of_memory_goes_on_with_half(tmp_path, monkeypatch, caplog):
+    engine = TransformersEngine(tiny_checkpoint(tmp_path / "m"))
+    expected = engine.generate(PROMPTS, Sampling(max_new_tokens=6))
+    forward = engine._model.forward
+
+    def small(*args, **kwargs):
+        if len(kwargs["input_ids"]) > 2:
+            raise torch.OutOfMemoryError
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(engine._model, "forward", small)
+    seen = []
+    assert engine.generate(PROMPTS, Sampling(max_new_tokens=6), progress=seen.append) == expected
+    assert sum(seen) == len(PROMPTS)
+    assert "going on with 3" in caplog.text
+    monkeypatch.setattr(
+        engine._model, "forward", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError)
+    )
+    with pytest.raises(RegrowError, match="does not hold one prompt"):
+        engine.generate(PROMPTS, Sampling(max_new_tokens=6))

@@ -1,6 +1,7 @@
 """What an engine is: it continues prompts, and says of each answer whether it came to its end."""
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,9 +29,6 @@ class Sampling(BaseModel):
         0.0, ge=0.0, description="0 takes the likeliest token, else softmax temperature"
     )
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="nucleus: probability mass that is sampled from")
-    seed: int = Field(
-        0, ge=0, description="seed of the run; each batch or request has its own, derived from it"
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +36,7 @@ class Generation:
     """What the model wrote after one prompt.
 
     `finished` says that it ended by itself. `overlong` says that prompt and answer do not fit in the
-    context, so nothing was generated. `seed` is that of the batch or request, -1 for greedy
-    decoding.
+    context, so nothing was generated. `seed` is the one that it was sampled with, -1 for greedy decoding.
     """
 
     text: str
@@ -51,19 +48,30 @@ class Generation:
 
 
 class Engine(Protocol):
-    """Anything that continues prompts."""
+    """Anything that continues prompts.
+
+    `in_flight` is the number of prompts that it works on at one time, whichever calls they came with: so
+    many it needs to be kept busy, and then `generate` may be called from several threads. 0: one call at a
+    time, for the calls themselves are its batches.
+    """
 
     name: str
+    in_flight: int
 
     def generate(
-        self, texts: Sequence[str], sampling: Sampling, progress: Callable[[int], None] | None = None
+        self,
+        texts: Sequence[str],
+        sampling: Sampling,
+        seeds: Sequence[int] | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> list[Generation]:
         """Continue each prompt; results come in the order of the prompts.
 
         Args:
             texts: rendered prompts, special tokens included.
             sampling: how to decode.
-            progress: told the number of answers that have just been finished.
+            seeds: a seed below 2**31 for each prompt; needed for sampling, of no account for greedy decoding.
+            progress: told the number of answers that have just been finished; may be called by any thread.
         """
         ...
 
@@ -88,21 +96,31 @@ class ChatPrompts:
         config = checkpoint.config.get("text_config", checkpoint.config)
         self._context: int = config.get("max_position_embeddings") or 2**31
         self._ends = _end_tokens(checkpoint, self._tokenizer)
+        # Fast tokenizers raise "Already borrowed" when two threads use one.
+        self._tokenizing = threading.Lock()
 
     def render(self, messages: list[dict[str, str]], prefix: str = "") -> str:
         """Return the prompt for a conversation, by the model's own chat template."""
-        return prompts.render(self._tokenizer, messages, prefix)
+        with self._tokenizing:
+            return prompts.render(self._tokenizer, messages, prefix)
 
     def count(self, text: str) -> int:
         """Return the number of tokens in a text, without special tokens."""
-        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        with self._tokenizing:
+            return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of rendered prompts, which hold their special tokens already."""
         if not texts:
             return []
-        tokens: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        with self._tokenizing:
+            tokens: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         return tokens
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of generated tokens, special ones left out."""
+        with self._tokenizing:
+            return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
     def _overlong(
         self, tokens: Sequence[Sequence[int]], room: int, progress: Callable[[int], None] | None
@@ -117,6 +135,19 @@ class ChatPrompts:
         if progress and (refused := sum(result is not None for result in results)):
             progress(refused)
         return results
+
+
+def checked_seeds(seeds: Sequence[int] | None, texts: Sequence[str], sampling: Sampling) -> Sequence[int]:
+    """Return a seed for each prompt: those that were given, or -1 for greedy decoding.
+
+    Raises:
+        ValueError: sampling without a seed for each prompt.
+    """
+    if not sampling.temperature:
+        return [-1] * len(texts)
+    if seeds is None or len(seeds) != len(texts):
+        raise ValueError("sampling needs a seed for each prompt")
+    return seeds
 
 
 def _end_tokens(checkpoint: "Checkpoint", tokenizer: "PreTrainedTokenizerBase") -> set[int]:

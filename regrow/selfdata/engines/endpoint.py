@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 from regrow.errors import InputError, RegrowError
-from regrow.selfdata.engines.base import ChatPrompts, Generation, Sampling
+from regrow.selfdata.engines.base import ChatPrompts, Generation, Sampling, checked_seeds
 from regrow.selfdata.engines.spec import EndpointSpec
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class EndpointEngine(ChatPrompts):
     def __init__(self, checkpoint: "Checkpoint", spec: EndpointSpec) -> None:
         super().__init__(checkpoint)
         self._spec = spec
+        self.in_flight = spec.in_flight
         self._session = _session(spec)
         listed = self._ask("GET", "/models").get("data") or []
         served = {str(one.get("id")): one for one in listed}
@@ -50,9 +51,16 @@ class EndpointEngine(ChatPrompts):
             )
         # vLLM says how long a sequence may be; others find out when asked.
         self._context = min(self._context, served[spec.model].get("max_model_len") or self._context)
+        # One pool for all calls, first come first served: it stays full while a call waits for its last answers.
+        self._pool = ThreadPoolExecutor(max_workers=spec.in_flight, thread_name_prefix="endpoint")
+        self._failed = threading.Event()
 
     def generate(
-        self, texts: Sequence[str], sampling: Sampling, progress: Callable[[int], None] | None = None
+        self,
+        texts: Sequence[str],
+        sampling: Sampling,
+        seeds: Sequence[int] | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> list[Generation]:
         """Continue each prompt; see `Engine.generate`.
 
@@ -60,28 +68,33 @@ class EndpointEngine(ChatPrompts):
             InputError: the server refuses a request, or tokenizes otherwise than the checkpoint.
             RegrowError: the server is gone, or what it says is no answer.
         """
-        tokens = self._encode(texts)
+        tokens, own = self._encode(texts), checked_seeds(seeds, texts, sampling)
         results = self._overlong(tokens, sampling.max_new_tokens, progress)
-        pending = [i for i, result in enumerate(results) if result is None]
-        lock = threading.Lock()
 
         def one(i: int) -> None:
-            results[i] = self._complete(tokens[i], sampling, i)
+            # What failed once for good ends the stage: the requests that still wait need not find out for themselves.
+            if self._failed.is_set():
+                raise RegrowError(f"{self._spec.url}: not asked, another request has failed")
+            try:
+                results[i] = self._complete(tokens[i], sampling, own[i])
+            except BaseException:
+                self._failed.set()
+                raise
             if progress:
-                with lock:
-                    progress(1)
+                progress(1)
 
-        with ThreadPoolExecutor(max_workers=min(self._spec.in_flight, max(1, len(pending)))) as pool:
-            asked = [pool.submit(one, i) for i in pending]
-            done, waiting = wait(asked, return_when=FIRST_EXCEPTION)
-            for future in waiting:
+        asked = [self._pool.submit(one, i) for i, result in enumerate(results) if result is None]
+        try:
+            wait(asked, return_when=FIRST_EXCEPTION)
+        finally:
+            for future in asked:
                 future.cancel()
-            for future in done:
+        for future in asked:
+            if future.done() and not future.cancelled():
                 future.result()
         return [result for result in results if result is not None]
 
-    def _complete(self, prompt: list[int], sampling: Sampling, number: int) -> Generation:
-        seed = (sampling.seed * 1_000_003 + number) % 2**31 if sampling.temperature else -1
+    def _complete(self, prompt: list[int], sampling: Sampling, seed: int) -> Generation:
         body: dict[str, Any] = {
             "model": self._spec.model,
             "prompt": prompt,

@@ -35,6 +35,7 @@ class VllmSpec(BaseModel):
     max_model_len: int | None = Field(
         None, ge=16, description="longest prompt and answer together, in tokens; not given: the model's"
     )
+    max_num_seqs: int = Field(256, ge=1, le=4096, description="most sequences that vLLM works on at one time")
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of the GPU's memory for vLLM")
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share the model")
     dtype: str = Field("auto", description="torch type of the computation; auto: the stored one")

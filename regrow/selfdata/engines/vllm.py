@@ -1,14 +1,17 @@
 """Generation by vLLM in this process, for machines that have it (the GPU image).
 
-vLLM batches by itself and frees ended sequences at once. Prompts are rendered and tokenized here, as for
-every engine.
+vLLM batches by itself: a sequence that has ended makes room for the next at once. Prompts are rendered and
+tokenized here, as for every engine.
 """
 
+import itertools
+import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from regrow.errors import InputError
-from regrow.selfdata.engines.base import ChatPrompts, Generation, Sampling
+from regrow.selfdata.engines.base import ChatPrompts, Generation, Sampling, checked_seeds
 from regrow.selfdata.engines.spec import VllmSpec
 
 if TYPE_CHECKING:
@@ -38,10 +41,12 @@ class VllmEngine(ChatPrompts):
             ) from None
         super().__init__(checkpoint)
         self._context = min(self._context, spec.max_model_len or self._context)
+        self.in_flight = spec.max_num_seqs
         try:
-            self._llm: Any = LLM(
+            llm = LLM(
                 model=str(checkpoint.folder),
                 max_model_len=self._context,
+                max_num_seqs=spec.max_num_seqs,
                 gpu_memory_utilization=spec.gpu_memory_utilization,
                 tensor_parallel_size=spec.tensor_parallel_size,
                 dtype=spec.dtype,
@@ -52,40 +57,64 @@ class VllmEngine(ChatPrompts):
             raise InputError(
                 f"{checkpoint.folder}: vLLM cannot load it ({' '.join(str(error).split())[:300]})"
             ) from error
+        # `LLM.generate` returns when its last answer has ended, so the batch would run empty at the end of each call.
+        # Calls put their requests into one queue instead, and whichever holds the lock moves all of them forward.
+        self._engine: Any = llm.llm_engine
+        self._numbers = itertools.count()
+        self._queue: deque[tuple[str, Any, Any]] = deque()
+        self._finished: dict[str, Any] = {}
+        self._stepping = threading.Lock()
 
     def generate(
-        self, texts: Sequence[str], sampling: Sampling, progress: Callable[[int], None] | None = None
+        self,
+        texts: Sequence[str],
+        sampling: Sampling,
+        seeds: Sequence[int] | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> list[Generation]:
         """Continue each prompt; see `Engine.generate`."""
-        from vllm import SamplingParams
-
-        tokens = self._encode(texts)
+        tokens, own = self._encode(texts), checked_seeds(seeds, texts, sampling)
         results = self._overlong(tokens, sampling.max_new_tokens, progress)
-        pending = [i for i, result in enumerate(results) if result is None]
-        seeds = [(sampling.seed * 1_000_003 + i) % 2**31 if sampling.temperature else -1 for i in pending]
-        settings = [
-            SamplingParams(
-                max_tokens=sampling.max_new_tokens,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                seed=None if seed < 0 else seed,
-                stop_token_ids=sorted(self._ends),
-            )
-            for seed in seeds
-        ]
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": tokens[i]} for i in pending], settings, use_tqdm=False
+        waiting = {str(next(self._numbers)): i for i, result in enumerate(results) if result is None}
+        self._queue.extend(
+            (name, {"prompt_token_ids": tokens[i]}, self._settings(sampling, own[i]))
+            for name, i in waiting.items()
         )
-        for i, seed, output in zip(pending, seeds, outputs, strict=True):
-            answer = output.outputs[0]
-            text = self._tokenizer.decode(answer.token_ids, skip_special_tokens=True)
-            results[i] = Generation(
-                str(text),
-                len(answer.token_ids),
-                finished=answer.finish_reason == "stop",
-                prompt_tokens=len(tokens[i]),
-                seed=seed,
-            )
-        if progress:
-            progress(len(pending))
+        while waiting:
+            with self._stepping:
+                if self._finished.keys().isdisjoint(waiting):
+                    self._step()
+                done = {name: self._finished.pop(name) for name in list(waiting) if name in self._finished}
+            for name, output in done.items():
+                i = waiting.pop(name)
+                answer = output.outputs[0]
+                results[i] = Generation(
+                    self._decode(answer.token_ids),
+                    len(answer.token_ids),
+                    finished=answer.finish_reason == "stop",
+                    prompt_tokens=len(tokens[i]),
+                    seed=own[i],
+                )
+            if progress and done:
+                progress(len(done))
         return [result for result in results if result is not None]
+
+    def _step(self) -> None:
+        """Hand over what has come in, and let every sequence grow by a token; the lock must be held."""
+        while self._queue:
+            self._engine.add_request(*self._queue.popleft())
+        self._finished |= {one.request_id: one for one in self._engine.step() if one.finished}
+
+    def _settings(self, sampling: Sampling, seed: int) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            max_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=None if seed < 0 else seed,
+            stop_token_ids=sorted(self._ends),
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
