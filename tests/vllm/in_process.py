@@ -1,31 +1,22 @@
-"""The engine `vllm`, run by the Python of the vLLM environment.
+"""`distill` with the engine `vllm`, run by the Python of the vLLM environment.
 
-PYTHONPATH=<repository> python in_process.py FOLDER PROMPTS.json OUT.json MAX_TOKENS
+PYTHONPATH=<repository> python in_process.py JOB.json
 """
 
 import json
-import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
-os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+from regrow.checkpoint import Checkpoint
+from regrow.records import Record
+from regrow.selfdata import SelfDataSpec, distill
 
 
 def main() -> None:
-    """Generate greedily and write what came."""
-    from regrow.checkpoint import Checkpoint
-    from regrow.selfdata.engines.base import Sampling
-    from regrow.selfdata.engines.spec import VllmSpec
-    from regrow.selfdata.engines.vllm import VllmEngine
-
-    folder, prompts, out, most = sys.argv[1:]
-    engine = VllmEngine(
-        Checkpoint.open(folder), VllmSpec(dtype="float32", max_model_len=1024, enforce_eager=True)
-    )
-    texts = json.loads(Path(prompts).read_text())
-    wrote = engine.generate(texts, Sampling(max_new_tokens=int(most)))
-    Path(out).write_text(json.dumps([asdict(one) for one in wrote]))
+    """Rewrite the job's records in its model's words."""
+    job = json.loads(Path(sys.argv[1]).read_text())
+    records = [Record(**record) for record in job["records"]]
+    distill(Checkpoint.open(job["model"]), records, "open", SelfDataSpec(**job["spec"]), Path(job["out"]))
 
 
 if __name__ == "__main__":
