@@ -1,9 +1,9 @@
 """Final answers: what a text says in the end, and whether two of them are the same.
 
 The rule of self-data distillation rests on it: a rewrite is kept only where its final answer equals the
-record's. So doubt counts as "no answer": a letter that may be an article, or two letters without a
-verdict, is not read as a choice. Families: choice (a letter), math (an exact number or expression), text
-(a phrase, normalised), open (nothing to compare).
+record's. So doubt counts as "no answer": a letter that may be an article, two letters without a verdict,
+"5 or 6" and "at least 5" are not read as answers. Families: choice (a letter), math (an exact number or an
+expression), text (a phrase, normalised), open (nothing to compare).
 """
 
 import re
@@ -11,7 +11,7 @@ import unicodedata
 from fractions import Fraction
 
 from regrow.errors import InputError
-from regrow.selfdata import exact
+from regrow.selfdata import exact, symbolic
 
 # "<word> is", "<word> to the question is indeed", "**<word>:**", before the answer itself.
 _VERDICT = (
@@ -37,10 +37,43 @@ _LABEL = re.compile(
     r"|(?P<bare>[A-J])(?:[.:,;*_`\"'!]|\s*$|\s+[-\u2013\u2014]|\s*\n|\s+(?=because\b|since\b|as\b|which\b|and\b|due\b))"
     r")"
 )
-_LINE_LABEL = re.compile(r"^\s*[*_\"']*(?:\(([A-J])\)|([A-J])[).:](?=\s|\*|$)|([A-J])\s*$)", re.MULTILINE)
+_LINE_LABEL = re.compile(
+    r"^\s*[*_\"']*(?:\(([A-J])\)|([A-J])[).:](?=\s|\*|$)|([A-J])[*_]*\s*$)", re.MULTILINE
+)
 _SENTENCE_END = re.compile(r"[.!?](?=\s+[A-Z(\"']|\s*$)|\n")
 _ABBREVIATED = re.compile(r"(?:\b(?:St|Mr|Mrs|Ms|Dr|Mt|Jr|Sr|vs|No|Ft|Prof|Gen)|\b[A-Za-z])$")
-_LAST_IS = re.compile(r"\b(?:is|are|was|were)\s*:?\s+(.+)$", re.IGNORECASE)
+# Only the last statements count, and an answer is no page: so reading stays linear in the text.
+_STATEMENTS, _REACH = 20, 2_000
+_MARKED = re.compile(r"####\s*([^\n]+)")
+_ASKED = re.compile(r"[^.!?\n]*(?:\.\d[^.!?\n]*)*\?")
+# "\boxed{1} or \boxed{2}" names no single answer.
+_JOINED_BOX = re.compile(r"\}\s*\$?\s*(?:,|and|or)\s*\$?\s*$")
+_NOT_BUT = re.compile(r"not\s+[^,]{1,40}?,?\s+but\s+(?:rather\s+)?(.+)", re.IGNORECASE | re.DOTALL)
+# What may stand before the number of a statement: words, currency, brackets; no other operand.
+_LEAD = re.compile(r"[A-Za-z\s\"'(\[$£€*:,\u2019\\-]*")
+# Words that make the number after them a bound, a label or the wrong one.
+_HEDGED = re.compile(
+    r"\b(?:not|no|never|less|more|fewer|greater|least|most|over|under|above|below|between|either|up to|than|"
+    r"except|without|step|question|part|option|equation|problem|case|line|example|figure|chapter|half|twice|"
+    r"double|triple|minus|plus|times|from|was|were|would|maybe|perhaps|wrong|incorrect|"
+    r"may|january|february|march|april|june|july|august|september|october|november|december)\b|n't\b",
+    re.IGNORECASE,
+)
+# After the number: another one that belongs to it.
+_GOES_ON = re.compile(
+    r"\s*(?:\$|\\\))?\s*(?:[A-Za-z]+\s+){0,3}(?:and|or|to|through|but|plus|minus|times)\s+[-$£€\\(]*"
+    r"(?:[\d.]|[dt]?frac|sqrt|pi\b)"
+    r"|\s*(?:,|;|/|[-+*\u00d7\u2013\u00b1<>=:]|or\b|\\(?:pm|times|cdot|leq?|geq?|to|sqrt|pi)\b)\s*[-$£€\\(]*[\w\\]"
+    r"|\s*\?"
+)
+# After an answer: it is taken back.
+_RETRACTED = re.compile(
+    r"\b(?:[Ww]ait|[Hh]old on|[Ss]cratch that|[Oo]ops|[Cc]orrection)\b\s*[,.:;!\u2014-]|\b[Aa]ctually\b|\bmistake\b|"
+    r"\b(?:is|was|am|that's|it's) (?:wrong|incorrect|not right|not correct)\b|\bshould (?:be|have been)\b|"
+    r"\bNo, "
+)
+_SEVERAL = re.compile(r"\b(?:and|or)\b|[,;<>\u2264\u2265]|\\[lg]eq?\b")
+_SENTENCES = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(*\\$])|\n+")
 
 
 def extract(text: str, family: str) -> str | None:
@@ -68,7 +101,10 @@ def extract(text: str, family: str) -> str | None:
 def equal(a: str | None, b: str | None, family: str) -> bool:
     """Whether two final answers are the same; a missing answer equals nothing, except in open data.
 
-    Numbers are compared as exact fractions (3.50 = 7/2, 1,000 = 1000; 3.5 is neither 3 nor 35).
+    Numbers are compared as exact fractions (3.50 = 7/2, 1,000 = 1000; 3.5 is neither 3 nor 35), expressions
+    and their lists, tuples, sets, intervals and matrices as `symbolic` says (x + 1 = 1 + x). A unit counts
+    where both state one: 12 cm is 12, and not 12 m; 50% is 50, and not 0.5. Number words are no numbers:
+    "twelve" is not 12. So equality is symmetric, and not transitive.
     """
     if family == "open":
         return True
@@ -77,10 +113,7 @@ def equal(a: str | None, b: str | None, family: str) -> bool:
     if family == "choice":
         return _letter(a) is not None and _letter(a) == _letter(b)
     if family == "math":
-        left, right = exact.parse(a), exact.parse(b)
-        if left is not None or right is not None:
-            return left == right
-        return _latex(a) == _latex(b) != ""
+        return symbolic.same(a, b)
     if family == "text":
         left, right = _pure_number(a), _pure_number(b)
         if left is not None and right is not None:
@@ -142,59 +175,87 @@ def _letter(answer: str) -> str | None:
 
 
 def _math(text: str) -> str | None:
-    if (boxed := _boxed(text)) is not None:
-        return boxed.strip() or None
-    if marked := re.findall(r"####\s*([^\n]+)", text):
-        return str(marked[-1]).strip()
-    statements = list(_MATH_STATED.finditer(text))
-    for statement in reversed(statements):
-        said = _sentence(text[statement.end() :]).strip("*_ ")
-        if said and (value := _number_said(said)):
-            return value
-    # A statement without a plain number ("3:30", "x + 1") is the answer all the same.
-    if statements and (said := _sentence(text[statements[-1].end() :]).strip("*_$ ")):
-        return said
-    found = exact.find(text)
-    return text[found[-1][1] : found[-1][2]].strip() if found else None
+    """Return the answer that stands last among boxes, #### marks and statements; else the last number."""
+    stated: list[tuple[int, str | None]] = []
+    if (box := _boxed(text)) is not None:
+        stated.append(box)
+    stated += [(match.start(1), match[1].strip()) for match in _MARKED.finditer(text)]
+    unclear = None
+    for match in list(_MATH_STATED.finditer(text))[-_STATEMENTS:]:
+        rest = text[match.end() : match.end() + _REACH]
+        said = _sentence(rest).strip("*_` ")
+        if said and not _ASKED.match(rest) and "\\boxed" not in said and "\\fbox" not in said:
+            value = _number_said(said)
+            stated.append((match.end(), value)) if value else None
+            unclear = (match.end(), said)
+    if unclear and all(unclear[0] > at for at, _ in stated):
+        # A statement without a plain number ("3:30", "x + 1") is the answer all the same, but a box is clearer.
+        box_before = any("boxed" in text[max(0, at - 9) : at] for at, _ in stated)
+        if not box_before:
+            return unclear[1].strip("$ ") or None
+    if stated:
+        at, value = max(stated, key=lambda one: one[0])
+        return None if _RETRACTED.search(text, at) else value or None
+    return _last_number(text)
 
 
 def _number_said(said: str) -> str | None:
-    if "=" in said:
+    """Return the number of a statement, None when it names none, several, or only a bound of one."""
+    if match := _NOT_BUT.match(said):
+        said = match[1]
+    if "=" in said and not _SEVERAL.search(said.rsplit("=", 1)[0]):
         said = said.rsplit("=", 1)[1].strip()
     if exact.parse(said) is not None:
         return said.rstrip(".")
     found = exact.find(said)
-    if not found:
+    if not found or not _LEAD.fullmatch(said[: found[0][1]]) or _HEDGED.search(said[: found[0][1]]):
         return None
     # "72 clips in 2 months": the number that comes first; "half of 12, so 6": the only safe one is none.
-    first = re.match(r"\W*(?:exactly|about|equal to|\\\()?\W*$", said[: found[0][1]])
-    if first or len(found) == 1:
-        return said[found[0][1] : found[0][2]].strip()
+    if said[found[0][1]] in "+-" and re.search(r"(?:^|\s)[A-Za-z]\s*$", said[: found[0][1]]):
+        return None  # x + 1
+    first = re.match(r"\W*(?:exactly|about|approximately|equal to|\\\()?\W*$", said[: found[0][1]])
+    if _GOES_ON.match(said, found[0][2]) or not (first or len(found) == 1):
+        return None
+    return said[found[0][1] : found[0][2]].strip()
+
+
+def _last_number(text: str) -> str | None:
+    """Return the number of the last sentence that has one, None when that sentence has several."""
+    for sentence in reversed(_SENTENCES.split(text)):
+        found = exact.find(sentence)
+        if not found:
+            continue
+        after = sentence.rfind("=")
+        found = [one for one in found if one[1] > after]
+        if len(found) > 1 and after >= 0 and not sentence[after + 1 : found[0][1]].strip(" $\\(*"):
+            found = found[:1]
+        if len(found) != 1 or _HEDGED.search(sentence[max(after, 0) : found[0][1]]):
+            return None
+        if _GOES_ON.match(sentence, found[0][2]):
+            return None
+        return sentence[found[0][1] : found[0][2]].strip()
     return None
 
 
-def _boxed(text: str) -> str | None:
-    r"""Return what the last \boxed{...} holds, with its inner braces balanced."""
+def _boxed(text: str) -> tuple[int, str | None] | None:
+    r"""Return what the last \boxed{...} holds and where; None where it never closes or is one of several."""
     start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
     if start < 0:
         return None
+    if _JOINED_BOX.search(text[max(0, start - 20) : start]):
+        return start, None
     depth = 0
-    for i in range(text.index("{", start), len(text)):
+    opening = text.index("{", start)
+    for i in range(opening, len(text)):
         depth += (text[i] == "{") - (text[i] == "}")
         if depth == 0:
-            return text[text.index("{", start) + 1 : i]
-    return None
-
-
-def _latex(text: str) -> str:
-    text = re.sub(r"\\(?:left|right|,|!|;|:|displaystyle)|[$\s]", "", text)
-    text = re.sub(r"\\[dt]frac", r"\\frac", text)
-    return re.sub(r"\\(?:text|mathrm|mbox)\{([^{}]*)\}", r"\1", text).rstrip(".").casefold()
+            return opening + 1, text[opening + 1 : i].strip()
+    return start, None
 
 
 def _text(text: str) -> str | None:
-    for statement in reversed(list(_TEXT_STATED.finditer(text))):
-        if said := _sentence(text[statement.end() :]).strip(" *_\"'"):
+    for statement in list(_TEXT_STATED.finditer(text))[: -_STATEMENTS - 1 : -1]:
+        if said := _sentence(text[statement.end() : statement.end() + _REACH]).strip(" *_\"'"):
             return said
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
