@@ -6,6 +6,7 @@ mark during the work (Linux only): what was imported and opened before does not 
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,12 +14,13 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 _SETUP = """
 import json, os, sys, time
 from pathlib import Path
 os.environ["TQDM_DISABLE"] = "1"
-arguments, out = json.loads(sys.argv[1]), Path(sys.argv[2])
+arguments, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
 def high_water():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
@@ -28,6 +30,8 @@ def report(work):
     start = time.perf_counter()
     answer = work()
     seconds = time.perf_counter() - start
+    if isinstance(answer, dict):  # work that times itself
+        seconds = answer.pop("seconds", seconds)
     print(json.dumps({"seconds": seconds, "peak_mib": (high_water() - before) / 1024, "answer": answer}))
 """
 
@@ -51,25 +55,33 @@ def options(
 
 
 def run_variants(
-    variants: Mapping[str, str], arguments: Mapping[str, object], runs: int
-) -> dict[str, list[dict[str, float]]]:
+    variants: Mapping[str, str],
+    arguments: Mapping[str, object],
+    runs: int,
+    pythons: Mapping[str, Path] | None = None,
+) -> dict[str, list[dict[str, Any]]]:
     """Run every variant `runs` times, in turn so that noise falls on all alike.
 
     Args:
         variants: Python source by name; it sees `arguments` and a path `out` that does not exist yet.
         arguments: what the source needs, as JSON.
         runs: rounds.
+        pythons: the Python of those variants that need another environment than this one.
 
     Returns:
         By name, for each round: seconds, peak_mib and what the work returned as answer.
     """
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
     for _ in range(runs):
         for name, code in variants.items():
             with tempfile.TemporaryDirectory() as scratch:
                 out = Path(scratch) / "out"
-                command = [sys.executable, "-c", _SETUP + code, json.dumps(arguments), str(out)]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                python = (pythons or {}).get(name, sys.executable)
+                file = Path(scratch) / "arguments.json"
+                file.write_text(json.dumps(arguments), encoding="utf-8")
+                command = [python, "-c", _SETUP + code, file, out]
+                environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+                done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
                 if done.returncode:
                     sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
                 found[name].append(json.loads(done.stdout.splitlines()[-1]))
@@ -77,7 +89,7 @@ def run_variants(
     return found
 
 
-def table(title: str, found: Mapping[str, list[dict[str, float]]], reference: str) -> str:
+def table(title: str, found: Mapping[str, list[dict[str, Any]]], reference: str) -> str:
     """Lay out medians as a Markdown table; `reference` is the variant that ratios are taken to."""
     floor = median(one["seconds"] for one in found[reference])
     lines = [f"| {title} | seconds | ratio | peak MiB |", "| --- | --- | --- | --- |"]

@@ -7,10 +7,10 @@ from pydantic import BaseModel
 from zenml.enums import ArtifactType, VisualizationType
 from zenml.materializers.pydantic_materializer import PydanticMaterializer
 
-from regrow import quality, report
+from regrow import report
 from regrow.evaluate.scores import Scores
 from regrow.importance import LayerImportance
-from regrow.quality import GateResult
+from regrow.selfdata import Shift
 from regrow.tune.record import TuningRecord
 
 
@@ -42,13 +42,13 @@ class ImportanceMaterializer(_Document):
     draw = staticmethod(report.importance_page)
 
 
-class GateMaterializer(_Document):
-    """A gate's verdict, drawn as a table of expectations with offending rows."""
+class ShiftMaterializer(_Document):
+    """Rewrites against references under the unpruned model, drawn as histograms."""
 
     SKIP_REGISTRATION: ClassVar[bool] = False
-    ASSOCIATED_TYPES: ClassVar[tuple[type, ...]] = (GateResult,)
+    ASSOCIATED_TYPES: ClassVar[tuple[type, ...]] = (Shift,)
     ASSOCIATED_ARTIFACT_TYPE: ClassVar[ArtifactType] = ArtifactType.DATA_ANALYSIS
-    draw = staticmethod(quality.page)
+    draw = staticmethod(report.shift_page)
 
 
 class TuningMaterializer(_Document):

@@ -11,7 +11,7 @@ from regrow.merge import MergeSpec
 from regrow.prune import PruneSpec
 from regrow.quality import GateSpec
 from regrow.registry import RegistrySpec
-from regrow.selfdata import SelfDataSpec
+from regrow.selfdata import SelfDataSpec, ShiftSpec
 from regrow.source import DatasetSpec, ModelSpec, TextSpec
 from regrow.tune import Recipe
 
@@ -26,6 +26,7 @@ def compress(
     datasets: list[DatasetConfig],
     self_data: SelfDataSpec,
     gate: GateSpec,
+    shift: ShiftSpec,
     tune: Recipe,
     evaluation: EvaluateSpec,
     merge: MergeSpec,
@@ -35,7 +36,7 @@ def compress(
     base = steps.load_model(model)
     ranking = steps.compute_layer_importance(base, calibration, importance)
     pruned, plan = steps.prune(base, ranking, prune)
-    data, gates, tuned, tunings = [], [], [], []
+    data, gates, shifts, tuned, tunings = [], [], [], [], []
     for dataset in datasets:
         name = dataset.name
         records = steps.generate_self_data(
@@ -47,6 +48,7 @@ def compress(
         model_, record = steps.fine_tune(pruned, accepted, name, dataset.tune or tune, id=f"fine_tune_{name}")
         data.append(records)
         gates.append(verdict)
+        shifts.append(steps.measure_shift(accepted, base, name, shift, id=f"measure_shift_{name}"))
         tuned.append(model_)
         tunings.append(record)
     merged, merging = steps.merge(tuned, merge)
@@ -58,11 +60,12 @@ def compress(
     ]
     config = CompressConfig(
         model=model, calibration=calibration, importance=importance, prune=prune, datasets=datasets,
-        self_data=self_data, gate=gate, tune=tune, evaluation=evaluation, merge=merge, registry=registry,
+        self_data=self_data, gate=gate, shift=shift, tune=tune, evaluation=evaluation, merge=merge, registry=registry,
     )  # fmt: skip
     steps.register(
-        models, scores, ranking, plan, data, gates, tunings, merging, registry, config.model_dump(mode="json")
-    )
+        models, scores, ranking, plan, data, gates, shifts, tunings, merging, registry,
+        config.model_dump(mode="json"),
+    )  # fmt: skip
 
 
 def _source_of(dataset: DatasetConfig) -> DatasetSpec:

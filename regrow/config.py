@@ -17,7 +17,7 @@ from regrow.merge import MergeSpec
 from regrow.prune import PruneSpec
 from regrow.quality import GateSpec
 from regrow.registry import RegistrySpec
-from regrow.selfdata import SelfDataSpec
+from regrow.selfdata import SelfDataSpec, ShiftSpec
 from regrow.source import DatasetSpec, ModelSpec, TextSpec, pin
 from regrow.tune import Recipe
 
@@ -48,6 +48,9 @@ class CompressConfig(BaseModel):
         default_factory=lambda: SelfDataSpec(), description="how answers are rewritten"
     )
     gate: GateSpec = Field(default_factory=lambda: GateSpec(), description="what the data must satisfy")
+    shift: ShiftSpec = Field(
+        default_factory=lambda: ShiftSpec(), description="how far the rewrites lie from the unpruned model"
+    )
     tune: Recipe = Field(default_factory=lambda: Recipe(), description="how the pruned model is fine-tuned")
     evaluation: EvaluateSpec = Field(description="tasks and perplexity, the same for every model")
     merge: MergeSpec = Field(default_factory=lambda: MergeSpec(), description="how tuned models are merged")
@@ -101,9 +104,14 @@ class CompressConfig(BaseModel):
                 "calibration": pin(self.calibration),
                 "importance": _pinned_importance(self.importance),
                 "datasets": [pin(dataset) for dataset in self.datasets],
+                "shift": _pinned_shift(self.shift),
                 "evaluation": _pinned_evaluation(self.evaluation),
             }
         )
+
+
+def _pinned_shift(spec: ShiftSpec) -> ShiftSpec:
+    return spec.model_copy(update={"encoder": pin(spec.encoder)}) if spec.encoder else spec
 
 
 def _pinned_importance(spec: ImportanceSpec) -> ImportanceSpec:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from regrow.importance import LayerImportance
     from regrow.prune import PrunePlan
     from regrow.quality import GateResult
-    from regrow.selfdata import SelfData
+    from regrow.selfdata import SelfData, Shift
     from regrow.tune.record import TuningRecord
 
 _TEMPLATE = "report.html.jinja"
@@ -37,6 +37,7 @@ class Details(TypedDict, total=False):
     decisions: Mapping[str, Mapping[str, int]]  # by dataset: decision and number of records
     rewrites: Sequence[Mapping[str, Any]]  # dataset, instruction, input, reference, response, decision
     gates: Sequence[Mapping[str, Any]]  # as regrow.quality.GateResult
+    shifts: Sequence[Mapping[str, Any]]  # as regrow.selfdata.Shift, with its summary
     logs: Mapping[str, Sequence[Mapping[str, Any]]]  # by dataset: step, loss
     tuning: Mapping[str, Mapping[str, Any]]  # by dataset: counts and settings of the tuning run
     merge: Mapping[
@@ -94,11 +95,12 @@ def run_page(
     plan: "PrunePlan",
     data: Sequence["SelfData"],
     gates: Sequence["GateResult"],
+    shifts: Sequence["Shift"],
     tunings: Sequence["TuningRecord"],
     merging: Mapping[str, Any],
     config: Mapping[str, Any],
 ) -> str:
-    """Lay out a pipeline run from what its steps returned; `data` and `gates` are in one order."""
+    """Lay out a pipeline run from what its steps returned; `data`, `gates` and `shifts` are in one order."""
     names = [gate.dataset for gate in gates]
     details = Details(
         importance=_importance_details(importance),
@@ -116,6 +118,7 @@ def run_page(
             for row in sample_rewrites(one.rows())
         ],
         gates=[gate.model_dump(mode="json") for gate in gates],
+        shifts=[_shift_details(shift) for shift in shifts],
         logs={tuning.dataset: tuning.log for tuning in tunings},
         tuning={tuning.dataset: tuning.summary for tuning in tunings},
         merge=merging,
@@ -172,6 +175,26 @@ def _draw_importance(importance: Mapping[str, Any], removed: Sequence[int] = ())
     return drawn
 
 
+def shift_page(shift: "Shift") -> str:
+    """Draw rewrites against references on a page of its own."""
+    shifts = [_shift_details(shift)]
+    return _render(
+        title=f"Rewrites and references: {shift.dataset}",
+        details={"shifts": shifts},
+        figures=_draw_shifts(shifts),
+        summary={},
+    )
+
+
+def _shift_details(shift: "Shift") -> dict[str, Any]:
+    return shift.model_dump() | {"summary": shift.summary()}
+
+
+def _draw_shifts(shifts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    shown = [one for one in shifts if one["rewrite_loss"]]
+    return {"shift": figures.shift_svg(shown)} if shown else {}
+
+
 def tuning_page(record: "TuningRecord") -> str:
     """Draw a tuning run on a page of its own."""
     drawn = {"loss": figures.loss_svg({record.dataset: record.log})}
@@ -210,6 +233,7 @@ def selfdata_page(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]])
         "name": name,
         "records": summary.get("records"),
         "acceptance_rate": summary.get("acceptance_rate"),
+        "acceptance_by_attempt": summary.get("acceptance_by_attempt", []),
     }
     return _render(title=f"Self-data: {name}", details=details, figures=drawn, summary={"datasets": [entry]})
 
@@ -329,6 +353,7 @@ def _draw(summary: Mapping[str, Any], details: Details) -> dict[str, str]:
         drawn |= _draw_importance(importance, tuple(plan["removed"]) if plan else ())
     if any((decisions := details.get("decisions", {})).values()):
         drawn["decisions"] = figures.decisions_svg(decisions)
+    drawn |= _draw_shifts(details.get("shifts", ()))
     if any((logs := details.get("logs", {})).values()):
         drawn["loss"] = figures.loss_svg(logs)
     return drawn

@@ -9,7 +9,7 @@ from regrow.errors import InputError
 from regrow.evaluate.scores import Scores, recovery_interval
 from regrow.quality import GateResult
 from regrow.registry import Registered
-from regrow.selfdata import SelfData
+from regrow.selfdata import SelfData, Shift
 
 
 def best_candidate(scores: Sequence[Scores], base: Scores) -> Scores:
@@ -35,6 +35,7 @@ def summarise(
     models: Sequence[tuple[Checkpoint, Scores]],
     data: Sequence[SelfData],
     gates: Sequence[GateResult],
+    shifts: Sequence[Shift],
     registered: Registered,
     *,
     seconds: Mapping[str, float],
@@ -46,6 +47,7 @@ def summarise(
         models: every evaluated model; the first is the unpruned one.
         data: the rewritten sets, before the gate.
         gates: the verdict on each of them, in the same order.
+        shifts: rewrites against references in each of them, in the same order.
         registered: the version that was made.
         seconds: wall time by stage.
         peak_memory_bytes: most memory that any stage's processes held.
@@ -60,10 +62,12 @@ def summarise(
                 "records": one.summary["records"],
                 "accepted": gate.records,
                 "acceptance_rate": one.summary["acceptance_rate"],
+                "acceptance_by_attempt": one.summary["acceptance_by_attempt"],
                 "gate": "passed" if gate.passed else "failed",
                 "digest": gate.digest,
+                "shift": shift.summary(),
             }
-            for one, gate in zip(data, gates, strict=True)
+            for one, gate, shift in zip(data, gates, shifts, strict=True)
         ],
         "seconds": dict(seconds),
         "peak_memory_bytes": peak_memory_bytes,

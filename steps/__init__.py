@@ -1,4 +1,4 @@
-"""The nine steps of the pipeline: types in, types out, a call into regrow/, facts logged, nothing else."""
+"""The ten steps of the pipeline: types in, types out, a call into regrow/, facts logged, nothing else."""
 
 import materializers  # noqa: F401 - registers how the steps' artifacts are stored
 from steps.compute_layer_importance import compute_layer_importance
@@ -6,6 +6,7 @@ from steps.evaluate import evaluate
 from steps.fine_tune import fine_tune
 from steps.generate_self_data import generate_self_data
 from steps.load_model import load_model
+from steps.measure_shift import measure_shift
 from steps.merge import merge
 from steps.prune import prune
 from steps.register import register
@@ -17,6 +18,7 @@ __all__ = [
     "fine_tune",
     "generate_self_data",
     "load_model",
+    "measure_shift",
     "merge",
     "prune",
     "register",

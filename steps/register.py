@@ -15,7 +15,7 @@ from regrow.prune import PrunePlan
 from regrow.quality import GateResult
 from regrow.registry import Registered, RegistrySpec
 from regrow.registry import register as register_model
-from regrow.selfdata import SelfData
+from regrow.selfdata import SelfData, Shift
 from regrow.summary import best_candidate, summarise
 from regrow.tune.record import TuningRecord
 from steps.accounts import usage
@@ -31,6 +31,7 @@ def register(
     plan: PrunePlan,
     data: list[SelfData],
     gates: list[GateResult],
+    shifts: list[Shift],
     tunings: list[TuningRecord],
     merging: dict[str, Any],
     spec: RegistrySpec,
@@ -47,9 +48,10 @@ def register(
         log_stage("load_model", models[0])
         log_stage("compute_layer_importance", importance)
         log_stage("prune", plan, models[1])
-        for own, gate, tuning in zip(data, gates, tunings, strict=True):
+        for own, gate, shift, tuning in zip(data, gates, shifts, tunings, strict=True):
             log_stage(f"generate_self_data.{gate.dataset}", own)
             log_stage(f"validate_data.{gate.dataset}", gate)
+            log_stage(f"measure_shift.{shift.dataset}", shift)
             log_stage(f"fine_tune.{tuning.dataset}", tuning)
         for score in scores:
             log_stage(f"evaluate.{score.name}", score)
@@ -64,8 +66,8 @@ def register(
         )
         seconds, peak = usage()
         pairs = list(zip(models, scores, strict=True))
-        summary = summarise(pairs, data, gates, registered, seconds=seconds, peak_memory_bytes=peak)
-        page = report.run_page(summary, importance, plan, data, gates, tunings, merging, config)
+        summary = summarise(pairs, data, gates, shifts, registered, seconds=seconds, peak_memory_bytes=peak)
+        page = report.run_page(summary, importance, plan, data, gates, shifts, tunings, merging, config)
         log_metadata(
             tags | {"mlflow_version": registered.version, "mlflow_uri": registered.uri}, infer_model=True
         )

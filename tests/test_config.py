@@ -19,9 +19,8 @@ def test_every_bundled_configuration_is_valid_for_regrow_and_for_zenml(path):
     PipelineRunConfiguration.model_validate({k: v for k, v in whole.items() if k != "parameters"})
     names = [dataset.name for dataset in config.datasets]
     steps = {"load_model", "compute_layer_importance", "prune", "merge", "register"}
-    steps |= {
-        f"{step}_{name}" for step in ("generate_self_data", "validate_data", "fine_tune") for name in names
-    }
+    branch = ("generate_self_data", "validate_data", "measure_shift", "fine_tune")
+    steps |= {f"{step}_{name}" for step in branch for name in names}
     steps |= {
         f"evaluate_{name}" for name in ["base", "pruned", "merged", *(f"tuned-{name}" for name in names)]
     }

@@ -245,7 +245,9 @@ def test_pages_of_single_artifacts():
     for part in ("50.0 ±10.0", "infinite", "seed: 7"):
         assert part in text
     rows = [{**row, "id": str(i)} for i, row in enumerate(parts["rewrites"])]
-    page = report.selfdata_page({"records": 2, "acceptance_rate": 0.5, "decisions": {"rewritten": 1}}, rows)
+    tries = {"acceptance_rate": 0.5, "acceptance_by_attempt": [0.25, 0.5]}
+    page = report.selfdata_page({"records": 2, "decisions": {"rewritten": 1}, **tries}, rows)
+    assert "50.0 % in up to 2 tries, 25.0 % at the first" in Page(page).text.replace("\u00a0", " ")
     assert "make sugar of it" in Page(page).text
 
 
@@ -254,7 +256,7 @@ def test_a_whole_run_from_what_the_steps_return(tmp_path: Path):
     from regrow.importance import LayerImportance
     from regrow.prune import PrunePlan
     from regrow.quality import GateResult
-    from regrow.selfdata import SelfData
+    from regrow.selfdata import SelfData, Shift
     from regrow.selfdata.store import COLUMNS, read_parquet, write_parquet
     from regrow.tune.record import TuningRecord
 
@@ -271,12 +273,22 @@ def test_a_whole_run_from_what_the_steps_return(tmp_path: Path):
     write_json(tmp_path / "summary.json", facts)
     gate = GateResult.model_validate(parts["gates"][1])
     record = TuningRecord(dataset="sciq", digest="c", log=parts["logs"]["sciq"], summary={"steps": 120})
+    shift = Shift(
+        dataset="sciq",
+        data_digest=digest,
+        model="a",
+        encoder="e",
+        rewrite_loss=[1.0, 1.2, 0.8],
+        reference_loss=[2.0, 2.2, 0.7],
+        similarity=[0.8, 0.7, 0.9],
+    )
     text = report.run_page(
         summary(),
         importance,
         plan,
         [SelfData.open(tmp_path)],
         [gate],
+        [shift],
         [record],
         parts["merge"],
         {"a": {"b": 1}},
@@ -288,6 +300,8 @@ def test_a_whole_run_from_what_the_steps_return(tmp_path: Path):
         "make sugar of it",
         "acceptance rate",
         "97 of them",
+        "66.7",  # share of records whose rewrite is likelier
+        "perplexity under the unpruned model",
         "b: 1",
     ):
         assert part in page.text

@@ -5,6 +5,7 @@ from regrow.selfdata.distill import distill
 from regrow.selfdata.engines import Engine, Generation, Sampling, TransformersEngine
 from regrow.selfdata.prompts import load_template, question, student_messages
 from regrow.selfdata.rule import BANNED_PHRASES, DECISIONS, REWRITTEN
+from regrow.selfdata.shift import Shift, ShiftSpec
 from regrow.selfdata.spec import SelfDataSpec
 from regrow.selfdata.store import COLUMNS, SelfData
 
@@ -18,6 +19,8 @@ __all__ = [
     "Sampling",
     "SelfData",
     "SelfDataSpec",
+    "Shift",
+    "ShiftSpec",
     "TransformersEngine",
     "distill",
     "equal",

@@ -155,6 +155,39 @@ def student_messages(row: Any) -> list[dict[str, str]]:
     ]
 
 
+def student_tokens(tokenizer: "PreTrainedTokenizerBase", row: Any) -> tuple[list[int], int]:
+    """Return the tokens of the student's conversation, and how many of them are the question.
+
+    Raises:
+        InputError: the chat template has no place for the response.
+    """
+    user, assistant = student_messages(row)
+    prompt = _ids(tokenizer, [user], add_generation_prompt=True)
+    whole = _ids(tokenizer, [user, assistant], add_generation_prompt=False)
+    start = _common_prefix(prompt, whole)
+    if start == len(whole):
+        raise InputError("chat template: leaves out the assistant's turn; the model has no text to learn")
+    return whole, start
+
+
+def _ids(
+    tokenizer: "PreTrainedTokenizerBase", turns: list[dict[str, str]], *, add_generation_prompt: bool
+) -> list[int]:
+    encoded = tokenizer.apply_chat_template(
+        turns, tokenize=True, add_generation_prompt=add_generation_prompt, return_dict=True
+    )
+    return list(encoded["input_ids"])
+
+
+def _common_prefix(prompt: list[int], whole: list[int]) -> int:
+    # Templates that render the open assistant turn differently from a finished one (an empty thinking
+    # section, a stripped space) part before the prompt's end; the response starts where they part.
+    for i, (a, b) in enumerate(zip(prompt, whole, strict=False)):
+        if a != b:
+            return i
+    return min(len(prompt), len(whole))
+
+
 def _field(record: Any, name: str) -> str:
     value = record.get(name) if isinstance(record, Mapping) else getattr(record, name, None)
     return "" if value is None else str(value)

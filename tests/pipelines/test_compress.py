@@ -1,4 +1,4 @@
-"""The nine-step pipeline end to end, through ZenML and MLflow, on a tiny model."""
+"""The ten-step pipeline end to end, through ZenML and MLflow, on a tiny model."""
 
 import copy
 import json
@@ -100,7 +100,8 @@ def test_generation_does_not_wait_for_pruning(finished):
     upstream = json.loads(project.python(code).splitlines()[-1])
     assert upstream["generate_self_data_plants"] == ["load_model"]
     assert set(upstream["fine_tune_plants"]) == {"prune", "validate_data_plants"}
-    assert len(upstream) == 5 + 3 + 4 * 2  # five single steps, three evaluations, and four for each dataset
+    assert upstream["measure_shift_plants"] == ["load_model", "validate_data_plants"]
+    assert len(upstream) == 5 + 3 + 5 * 2  # five single steps, three evaluations, and five for each dataset
 
 
 def test_a_second_run_takes_everything_from_the_cache_and_logs_it_all_the_same(finished):
