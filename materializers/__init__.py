@@ -2,11 +2,12 @@
 
 from materializers.checkpoint import CheckpointMaterializer
 from materializers.documents import (
-    GateMaterializer,
     ImportanceMaterializer,
     ScoresMaterializer,
+    ShiftMaterializer,
     TuningMaterializer,
 )
+from materializers.gate import GateMaterializer
 from materializers.selfdata import SelfDataMaterializer
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "ImportanceMaterializer",
     "ScoresMaterializer",
     "SelfDataMaterializer",
+    "ShiftMaterializer",
     "TuningMaterializer",
 ]

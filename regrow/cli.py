@@ -209,7 +209,21 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("data", type=Path, metavar="DATA", help="folder that distill wrote")
     validate.add_argument("--gate", type=Path, help="YAML file with thresholds (default: the built-in ones)")
     validate.add_argument("--model", help="model whose chat template and tokens are checked")
+    validate.add_argument(
+        "--suite", type=Path, help="YAML of regrow.evaluate.EvaluateSpec: rows that share its wording go"
+    )
     validate.add_argument("--page", type=Path, help="write the result as an HTML page")
+    validate.add_argument(
+        "--out",
+        type=Path,
+        help="folder for the accepted records, gate.json, gate.html, data_docs.html and quarantine.jsonl",
+    )
+
+    shift = command("shift", commands.shift, "see whether rewrites lie closer to the model than the references")
+    shift.add_argument("data", type=Path, metavar="DATA", help="folder that distill wrote")
+    shift.add_argument("--model", required=True, help=f"the unpruned model: {_MODEL}")
+    shift.add_argument("--settings", type=Path, help="YAML of regrow.selfdata.ShiftSpec: encoder, limit, ...")
+    shift.add_argument("--out", type=Path, required=True, help="folder for shift.json and shift.html")
 
     tune = command("tune", commands.tune, "fine-tune a model on a dataset that passed the gate")
     tune.add_argument("model", metavar="MODEL", help=_MODEL)

@@ -73,7 +73,7 @@ def importance(arguments: argparse.Namespace) -> dict[str, Any]:
     out = arguments.out
     result = _measure(arguments, out / ".partial")
     result.save(out / "importance.json")
-    page = _importance_page(result, out / "importance.html")
+    page = _page("importance_page", result, out / "importance.html")
     best = {
         size: choose_blocks(result, result.blocks, "angular_distance", size)
         for size in range(1, result.blocks)
@@ -88,15 +88,15 @@ def importance(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _importance_page(result: "LayerImportance", path: Path) -> Path | None:
-    """Draw the measurement where there is something to draw with (regrow[pipeline])."""
+def _page(draw: str, result: Any, path: Path) -> Path | None:
+    """Draw a result by a function of regrow.report, where there is something to draw with (regrow[pipeline])."""
     from importlib.util import find_spec
 
     if not (find_spec("matplotlib") and find_spec("jinja2")):
         return None
-    from regrow.report import importance_page
+    from regrow import report
 
-    path.write_text(importance_page(result), encoding="utf-8")
+    path.write_text(getattr(report, draw)(result), encoding="utf-8")
     return path
 
 
@@ -247,21 +247,52 @@ def distill(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def validate(arguments: argparse.Namespace) -> dict[str, Any]:
     """Hold a rewritten dataset against the gate."""
+    from tempfile import TemporaryDirectory
+
     from regrow import quality
     from regrow.config import parse
+    from regrow.evaluate import EvaluateSpec, task_texts
     from regrow.selfdata import SelfData
 
+    if arguments.out and arguments.out.exists():
+        raise InputError(f"{arguments.out}: already exists; name another --out folder or remove it")
     gate = parse(quality.GateSpec, _yaml(arguments.gate), str(arguments.gate))
+    data = SelfData.open(arguments.data)
     tokenizer = _open(arguments.model).chat_tokenizer() if arguments.model else None
-    result = quality.validate(SelfData.open(arguments.data), gate, arguments.data.name, tokenizer=tokenizer)
+    texts = None
+    if arguments.suite:
+        texts = task_texts(parse(EvaluateSpec, _yaml(arguments.suite), str(arguments.suite)))
+    with TemporaryDirectory() as scratch:
+        out = arguments.out or Path(scratch) / "gate"
+        result = quality.pass_gate(
+            data, gate, arguments.data.absolute().name, out, tokenizer=tokenizer, eval_texts=texts
+        ).result
+    if arguments.out is None:
+        result = result.model_copy(update={"quarantine": None})  # it went with the scratch folder
     if arguments.page:
         arguments.page.write_text(quality.page(result), encoding="utf-8")
     status = 0 if result.passed else GateFailedError.exit_status
     return (
-        result.model_dump(mode="json")
+        result.model_dump(mode="json", exclude={"validation"})
         | {"exit_status": status}
         | ({} if arguments.json else {"text": quality.explain(result)})
     )
+
+
+def shift(arguments: argparse.Namespace) -> dict[str, Any]:
+    """See whether rewrites lie closer to the unpruned model than the references."""
+    from regrow.config import parse
+    from regrow.files import atomic_file
+    from regrow.selfdata import SelfData, ShiftSpec
+    from regrow.selfdata import shift as shifts
+
+    spec = parse(ShiftSpec, _yaml(arguments.settings), str(arguments.settings))
+    data = SelfData.open(arguments.data)
+    result = shifts.measure(_open(arguments.model), data, arguments.data.absolute().name, spec)
+    with atomic_file(arguments.out / "shift.json") as scratch:
+        scratch.write_text(result.model_dump_json(indent=2), encoding="utf-8")
+    page = _page("shift_page", result, arguments.out / "shift.html")
+    return {"shift": str(arguments.out / "shift.json")} | ({"page": str(page)} if page else {}) | result.summary()
 
 
 def tune(arguments: argparse.Namespace) -> dict[str, Any]:

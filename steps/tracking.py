@@ -6,6 +6,7 @@ last one, logs what is missing: every pipeline run has one complete MLflow run.
 
 from dataclasses import dataclass, field
 from functools import singledispatch
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -17,7 +18,7 @@ from regrow.evaluate.scores import Scores
 from regrow.importance import LayerImportance
 from regrow.prune import PrunePlan
 from regrow.quality import GateResult
-from regrow.selfdata import SelfData
+from regrow.selfdata import SelfData, Shift
 from regrow.tune.record import TuningRecord
 
 _LOGGED = "regrow.logged."
@@ -33,6 +34,7 @@ class Facts:
     metrics: dict[str, float] = field(default_factory=dict)
     series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
 
 
 @singledispatch
@@ -82,15 +84,37 @@ def _(result: SelfData) -> Facts:
     numbers = {key: value for key, value in result.summary.items() if isinstance(value, int | float)}
     decisions = {f"decision.{_key(name)}": count for name, count in result.summary["decisions"].items()}
     page = report.selfdata_page(result.summary, result.rows()[:20])
-    return Facts(params={"digest": result.digest}, metrics=numbers | decisions, texts={"rewrites.html": page})
+    tries = list(enumerate(result.summary.get("acceptance_by_attempt", []), start=1))
+    return Facts(
+        params={"digest": result.digest},
+        metrics=numbers | decisions,
+        series={"acceptance_by_attempt": tries} if len(tries) > 1 else {},
+        texts={"rewrites.html": page},
+    )
 
 
 @facts.register
 def _(result: GateResult) -> Facts:
+    metrics: dict[str, float] = {
+        "records": result.records,
+        "failed_expectations": len(result.failed()),
+        "removed": result.removed,
+    }
+    metrics |= {f"removed.{_key(name)}": count for name, count in result.removed_by.items()}
     return Facts(
         params={"passed": result.passed},
-        metrics={"records": result.records, "failed_expectations": len(result.failed())},
-        texts={"gate.json": result.model_dump_json(indent=2), "gate.html": quality.page(result)},
+        metrics=metrics,
+        texts=quality.pages(result),
+        files=[result.quarantine] if result.quarantine else [],
+    )
+
+
+@facts.register
+def _(result: Shift) -> Facts:
+    return Facts(
+        params={"data": result.data_digest, "model": result.model},
+        metrics=result.summary(),
+        texts={"shift.json": result.model_dump_json(indent=2), "shift.html": report.shift_page(result)},
     )
 
 
@@ -150,6 +174,8 @@ def log_stage(stage: str, *results: BaseModel | dict[str, Any]) -> None:
                 mlflow.log_metric(f"{stage}.{key}", value, step=step)
         for name, text in found.texts.items():
             mlflow.log_text(text, f"{stage}/{name}")
+        for file in found.files:
+            mlflow.log_artifact(str(file), stage)
     mlflow.set_tag(f"{_LOGGED}{stage}", "yes")
 
 

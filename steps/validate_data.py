@@ -4,32 +4,40 @@ from typing import Annotated
 
 from zenml import save_artifact, step
 
-from regrow import quality
+from regrow import quality, records
 from regrow.checkpoint import Checkpoint
 from regrow.evaluate import EvaluateSpec, task_texts
-from regrow.quality import GateResult, GateSpec, decontaminate, frame, suite
-from regrow.selfdata import SelfData
+from regrow.quality import GateResult, GateSpec
+from regrow.selfdata import SelfData, algebra, answers, exact, prompts, rule, symbolic
 from steps.caching import depends_on
 from steps.tracking import log_stage
 from steps.workspace import fresh, measured, work_dir
 
 
-@step(experiment_tracker=True, cache_policy=depends_on(suite, frame, decontaminate))
+@step(
+    experiment_tracker=True,
+    cache_policy=depends_on(quality, records, answers, exact, symbolic, algebra, prompts, rule),
+)
 def validate_data(
     data: SelfData, base: Checkpoint, name: str, gate: GateSpec, evaluation: EvaluateSpec
 ) -> tuple[Annotated[SelfData, "accepted"], Annotated[GateResult, "gate"]]:
-    """Take evaluation items out, then hold the rest against the suite (regrow.quality).
+    """Take evaluation items out and hold the rest against its suite (regrow.quality.pass_gate).
 
     Raises:
-        GateFailedError: an expectation of severity `stop` failed; the verdict is kept as an artifact.
+        GateFailedError: the gate was not passed; the verdict is kept as an artifact.
     """
     with measured():
-        texts = task_texts(evaluation)
-        accepted = quality.without_contamination(data, texts, fresh(work_dir() / "accepted"))
-        result = quality.validate(accepted, gate, name, tokenizer=base.chat_tokenizer(), eval_texts=texts)
-        log_stage(f"validate_data.{name}", gate, result)
-        if not result.passed:
+        passage = quality.pass_gate(
+            data,
+            gate,
+            name,
+            fresh(work_dir() / "accepted"),
+            fresh(work_dir() / "gate"),
+            tokenizer=base.chat_tokenizer(),
+            eval_texts=task_texts(evaluation),
+        )
+        log_stage(f"validate_data.{name}", gate, passage.result)
+        if passage.accepted is None:
             # A failing step keeps no outputs: without this the dashboard would not show why.
-            save_artifact(result, f"failed_gate_{name}")
-        quality.enforce(result)
-    return accepted, result
+            save_artifact(passage.result, f"failed_gate_{name}")
+        return passage.accepted_or_stop(), passage.result

@@ -1,7 +1,7 @@
 """The gate: what a rewritten set must satisfy before a model is trained on it."""
 
 from regrow.quality.decontaminate import without_contamination
-from regrow.quality.gate import enforce, validate
+from regrow.quality.gate import Passage, enforce, pages, pass_gate, validate
 from regrow.quality.page import explain, page
 from regrow.quality.spec import Finding, GateResult, GateSpec
 
@@ -9,9 +9,12 @@ __all__ = [
     "Finding",
     "GateResult",
     "GateSpec",
+    "Passage",
     "enforce",
     "explain",
     "page",
+    "pages",
+    "pass_gate",
     "validate",
     "without_contamination",
 ]

@@ -1,24 +1,115 @@
-"""Running the suite with Great Expectations 1.x: in memory, silent, nothing sent anywhere."""
+"""The gate: a rewritten set in; the set that may be trained on, the verdict and the quarantine file out."""
 
 import logging
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regrow.errors import GateFailedError
-from regrow.quality import frame, suite
-from regrow.quality.page import clip, explain
-from regrow.quality.spec import Finding, GateResult, GateSpec
+from regrow.errors import GateFailedError, InputError
+from regrow.files import atomic_file, canonical_digest
+from regrow.quality import data_docs, frame, quarantine, suite
+from regrow.quality.decontaminate import details_without_counts
+from regrow.quality.page import explain, page
+from regrow.quality.run import Outcome, run
+from regrow.quality.spec import GateResult, GateSpec
+from regrow.selfdata import store
 from regrow.selfdata.store import SelfData
 
 if TYPE_CHECKING:
-    import pandas as pd
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
-_OFFENDING = 5
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """What the gate gives back.
+
+    Attributes:
+        accepted: the rows that may be trained on; None when the gate was not passed.
+        result: the verdict; `result.quarantine` is the file with the offending rows.
+    """
+
+    accepted: SelfData | None
+    result: GateResult
+
+    def accepted_or_stop(self) -> SelfData:
+        """Return the accepted set.
+
+        Raises:
+            GateFailedError: the gate was not passed; the message says why, with offending rows.
+        """
+        if self.accepted is None:
+            raise GateFailedError(explain(self.result))
+        return self.accepted
+
+
+def pass_gate(
+    data: SelfData,
+    spec: GateSpec,
+    name: str,
+    out: Path,
+    documents: Path | None = None,
+    *,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    eval_texts: Iterable[str] | None = None,
+) -> Passage:
+    """Take evaluation items out, hold the rest against its family's suite, and do as `spec.on_fail` says.
+
+    With `quarantine`, the rows that offend a check of severity stop are taken out when one of these checks
+    fails, and the rest is judged again. Rows keep their order.
+
+    Args:
+        data: the rewritten set; its summary names the family.
+        spec: thresholds, severities, and what happens on a failure.
+        name: what the verdict calls the set.
+        out: folder for the accepted set, written only if the gate is passed.
+        documents: folder for quarantine.jsonl, gate.json, gate.html and data_docs.html (default: `out`).
+        tokenizer: the student's; without it neither chat template nor tokens are checked.
+        eval_texts: evaluation items; without them contamination is not checked.
+    """
+    documents = documents or out
+    judged = _Judged(data.rows())
+    if eval_texts is not None:
+        judged.take_out_contaminated(eval_texts, spec)
+    outcome = judged.hold(spec, data, tokenizer)
+    while not outcome.passed and spec.on_fail == "quarantine" and judged.take_out_offenders(outcome, spec):
+        outcome = judged.hold(spec, data, tokenizer)
+    rows = judged.remaining()
+    file = documents / "quarantine.jsonl"
+    result = _result(outcome, name, data, rows).model_copy(
+        update={
+            "removed": len(judged.removed),
+            "removed_by": judged.removed_by(spec),
+            "quarantine": file.absolute(),
+        }
+    )
+    accepted = None
+    if result.passed:
+        details = {"before": data.digest, "contaminated": judged.contaminated}
+        if quarantined := len(judged.removed) - judged.contaminated:
+            details["quarantined"] = quarantined
+        accepted = store.save(rows, details_without_counts(data) | details, out)
+    quarantine.write(file, judged.rows, judged.failed, judged.removed)
+    for document, text in pages(result).items():
+        with atomic_file(documents / document) as scratch:
+            scratch.write_text(text, encoding="utf-8")
+    for line in _said(result):
+        log.warning("%s: %s", name, line)
+    return Passage(accepted, result)
+
+
+def pages(result: GateResult) -> dict[str, str]:
+    """Return the verdict as JSON, as a page, and as Great Expectations' Data Docs, by file name."""
+    return {
+        "gate.json": result.model_dump_json(indent=2) + "\n",
+        "gate.html": page(result),
+        "data_docs.html": data_docs.page(result),
+    }
 
 
 def validate(
@@ -28,28 +119,21 @@ def validate(
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     eval_texts: Iterable[str] | None = None,
 ) -> GateResult:
-    """Hold a rewritten set against the suite.
+    """Hold a rewritten set against the suite of its family, as it is: nothing is taken out or written.
 
     Args:
         data: the set; its summary names the family by which final answers are compared.
         spec: thresholds and severities.
         name: what the result calls the set.
-        tokenizer: the student's; without it the chat template is not checked.
+        tokenizer: the student's; without it neither chat template nor tokens are checked.
         eval_texts: evaluation items; without them contamination is not checked.
     """
-    rows = data.rows()
-    findings = _run(frame.typed(rows), list(suite.schema_checks()), spec)
-    # Nothing can be computed from rows that lack columns or hold other types.
-    if all(finding.success for finding in findings):
-        family = str(data.summary.get("family", "open"))
-        table = frame.build(rows, spec, family, tokenizer, eval_texts)
-        findings += _run(table, list(suite.content_checks(spec, list(table.columns))), spec)
-    passed = all(finding.success or finding.severity == "warn" for finding in findings)
-    result = GateResult(
-        passed=passed, dataset=name, digest=data.digest, records=len(rows), expectations=findings
-    )
-    for finding in result.failed():
-        log.warning("%s: %s: %s; asked for: %s", name, finding.name, finding.observed, finding.threshold)
+    judged = _Judged(data.rows())
+    if eval_texts is not None:
+        judged.overlaps = frame.contaminated(judged.rows, eval_texts, spec.contamination_words)
+    result = _result(judged.hold(spec, data, tokenizer), name, data, judged.rows)
+    for line in _said(result):
+        log.warning("%s: %s", name, line)
     return result
 
 
@@ -63,117 +147,104 @@ def enforce(result: GateResult) -> None:
         raise GateFailedError(explain(result))
 
 
-def _run(table: "pd.DataFrame", checks: list[suite.Check], spec: GateSpec) -> list[Finding]:
-    with _quiet():
-        import great_expectations as gx
-        from great_expectations.data_context.types.base import ProgressBarsConfig
+@dataclass
+class _Judged:
+    """A set on its way through the gate; rows are known by their number in the set that came in."""
 
-        context = gx.get_context(mode="ephemeral")
-        context.variables.progress_bars = ProgressBarsConfig(globally=False)
-        asset = context.data_sources.add_pandas("rows").add_dataframe_asset("rows")
-        batch = asset.add_batch_definition_whole_dataframe("all")
-        for number, check in enumerate(checks):
-            check.expectation.meta = {"check": number}
-            check.expectation.severity = "critical" if spec.severity_of(check.name) == "stop" else "warning"
-        expectations = [check.expectation for check in checks]
-        expected = context.suites.add(gx.ExpectationSuite(name="gate", expectations=expectations))
-        definition = gx.ValidationDefinition(name="gate", data=batch, suite=expected)
-        outcome = context.validation_definitions.add(definition).run(
-            batch_parameters={"dataframe": table},
-            result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["row"]},
+    rows: list[Row]
+    overlaps: list[bool] | None = None  # with evaluation items, row by row
+    removed: set[int] = field(default_factory=set)
+    failed: dict[int, list[str]] = field(default_factory=dict)
+    contaminated: int = 0
+    computed: dict[int, Row] = field(default_factory=dict)  # once; later only fewer rows are left
+
+    def remaining(self) -> list[Row]:
+        return [self.rows[number] for number in self._numbers()]
+
+    def removed_by(self, spec: GateSpec) -> dict[str, int]:
+        """Count the rows that were taken out by what took them out; one row may count several times."""
+        return dict(
+            Counter(
+                name
+                for number in sorted(self.removed)
+                for name in self.failed[number]
+                if spec.severity_of(name) == "stop" or self.failed[number] == [quarantine.CONTAMINATION]
+            )
         )
-    # GX groups results by column; people read them in the order of the suite.
-    results = sorted(outcome.results, key=lambda one: one.expectation_config.meta["check"])
-    return [_finding(checks[one.expectation_config.meta["check"]], one, table, spec) for one in results]
+
+    def take_out_contaminated(self, texts: Iterable[str], spec: GateSpec) -> None:
+        self.overlaps = frame.contaminated(self.rows, texts, spec.contamination_words)
+        for number, found in enumerate(self.overlaps):
+            if found:
+                self.failed[number] = [quarantine.CONTAMINATION]
+                self.removed.add(number)
+        self.contaminated = len(self.removed)
+
+    def hold(self, spec: GateSpec, data: SelfData, tokenizer: "PreTrainedTokenizerBase | None") -> Outcome:
+        """Judge the rows that are left and note which offend what."""
+        numbers, family = self._numbers(), _family(data)
+        name = f"{family} data"
+        outcome = run(
+            frame.typed({number: self.rows[number] for number in numbers}), suite.schema(), spec, name
+        )
+        if all(finding.success for finding in outcome.findings):
+            if not self.computed:
+                overlaps = None if self.overlaps is None else [self.overlaps[number] for number in numbers]
+                found = frame.compute(self.remaining(), spec, family, tokenizer, overlaps)
+                self.computed = dict(zip(numbers, found, strict=True))
+            table = frame.build({number: self.computed[number] for number in numbers}, spec, family)
+            quarantined = len(self.removed) > self.contaminated
+            before = len(self.rows) - self.contaminated if quarantined else None
+            outcome = run(table, suite.suite(family, spec, list(table.columns), before), spec, name)
+        for check, offenders in outcome.offenders.items():
+            for number in offenders:
+                names = self.failed.setdefault(number, [])
+                if check not in names:
+                    names.append(check)
+        return outcome
+
+    def take_out_offenders(self, outcome: Outcome, spec: GateSpec) -> bool:
+        """Remove the rows that offend a check of severity stop; return whether there were any."""
+        offenders = {
+            number
+            for name, numbers in outcome.offenders.items()
+            if spec.severity_of(name) == "stop"
+            for number in numbers
+        }
+        self.removed |= offenders
+        return bool(offenders)
+
+    def _numbers(self) -> list[int]:
+        return [number for number in range(len(self.rows)) if number not in self.removed]
 
 
-def _finding(check: suite.Check, outcome: Any, table: "pd.DataFrame", spec: GateSpec) -> Finding:
-    observed, value = _observed(outcome, is_rate=bool(check.column))
-    if check.name == "acceptance rate":
-        counts = table["decision"].value_counts().sort_index()
-        observed += f" ({', '.join(f'{decision}: {count}' for decision, count in counts.items())})"
-    offending = [] if outcome.success else _offending(check, outcome.result, table)
-    return Finding(
-        name=check.name,
-        column=check.column,
-        success=bool(outcome.success),
-        severity=spec.severity_of(check.name),
-        observed=observed,
-        threshold=check.threshold,
-        value=value,
-        advice=check.advice,
-        expectation=str(outcome.expectation_config.type),
-        offending=offending,
+def _family(data: SelfData) -> str:
+    family = str(data.summary.get("family", "open"))
+    if family not in suite.SUITES:
+        raise InputError(
+            f"{data.folder / 'summary.json'}: family: {family!r} is unknown; use {', '.join(suite.SUITES)}"
+        )
+    return family
+
+
+def _result(outcome: Outcome, name: str, data: SelfData, rows: Sequence[Row]) -> GateResult:
+    return GateResult(
+        passed=outcome.passed,
+        dataset=name,
+        family=_family(data),
+        digest=data.digest if len(rows) == data.summary.get("records") else canonical_digest(rows),
+        records=len(rows),
+        expectations=outcome.findings,
+        validation=outcome.validation,
     )
 
 
-def _observed(outcome: Any, *, is_rate: bool) -> tuple[str, float | None]:
-    """Put a GX result into words and one number; its numpy scalars become Python's."""
-    result = outcome.result
-    if outcome.exception_info.get("raised_exception"):
-        return f"could not be computed ({outcome.exception_info.get('exception_message')})", None
-    if "details" in result:
-        missing = result["details"].get("mismatched", {}).get("missing", [])
-        return (f"missing: {', '.join(missing)}" if missing else "all there"), float(len(missing))
-    if "unexpected_count" in result:
-        count, rows = int(result["unexpected_count"]), int(result["element_count"])
-        share = count / rows if rows else 0.0
-        met = (
-            f"all {rows} rows meet it"
-            if not count
-            else f"{count} of {rows} rows do not meet it ({share:.1%})"
-        )
-        return met, share
-    value = result.get("observed_value")
-    if value is None:
-        return "no rows", None
-    number = float(value)
-    return (f"{number:.1%}" if is_rate else f"{number:g}"), number
-
-
-def _offending(check: suite.Check, result: dict[str, Any], table: "pd.DataFrame") -> list[dict[str, Any]]:
-    if check.name == "duplicate responses":
-        numbers = table.index[table[check.column].duplicated(keep=False)].tolist()
-    else:
-        numbers = [int(entry["row"]) for entry in result.get("unexpected_index_list") or []]
-    if check.name == "acceptance rate":
-        numbers = table.index[table["accepted"] == 0].tolist()
-    rows = []
-    for number in numbers[:_OFFENDING]:
-        row = table.iloc[number]
-        value = row["decision"] if check.column == "accepted" else row[check.column]
-        if check.column == "answer_agrees":
-            value = f"{row['stated_answer']} instead of {row['answer']}"
-        text = row["response"] if check.column == "accepted" else row[check.shown]
-        rows.append({"row": int(number), "id": _plain(row["id"]), "value": _plain(value), "text": clip(text)})
-    return rows
-
-
-def _plain(value: Any) -> str | int | float | bool | None:
-    """Return what JSON can hold."""
-    if value is None or value != value:
-        return None
-    if isinstance(value, bool | int | float):
-        return value
-    return clip(value)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    # Read when GX is imported: without it, it reports to its makers.
-    os.environ["GX_ANALYTICS_ENABLED"] = "False"
-    parent = logging.getLogger("great_expectations")
-    before = {parent: parent.level}
-    parent.setLevel(logging.ERROR)
-    import great_expectations  # noqa: F401 - some of its loggers set a level of their own when imported
-
-    for name in list(logging.root.manager.loggerDict):
-        if name.startswith(("great_expectations.", "posthog")):
-            logger = logging.getLogger(name)
-            before[logger] = logger.level
-            logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in before.items():
-            logger.setLevel(level)
+def _said(result: GateResult) -> list[str]:
+    """What goes to the log: rows that went, and checks that failed."""
+    lines = []
+    if result.removed:
+        reasons = ", ".join(f"{name}: {count}" for name, count in result.removed_by.items())
+        lines.append(f"{result.removed} rows taken out ({reasons})")
+    for finding in result.failed():
+        lines.append(f"{finding.name}: {finding.observed}; asked for: {finding.threshold}")  # noqa: PERF401
+    return lines

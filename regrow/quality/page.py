@@ -20,10 +20,12 @@ def explain(result: GateResult) -> str:
     """Return a message that names each failed expectation, what was found and asked, rows, and the remedy."""
     failed = result.failed()
     if not failed:
-        return f"{result.dataset}: all {len(result.expectations)} expectations met, {result.records} records"
+        met = f"{result.dataset}: all {len(result.expectations)} expectations met, {result.records} records"
+        return "\n".join([met, *_taken_out(result)])
     stops = sum(finding.severity == "stop" for finding in failed)
     verdict = f"the gate is not passed ({stops} expectations failed)" if stops else "passed, with warnings"
     lines = [f"{result.dataset}: {verdict}, {result.records} records, data {result.digest[:12]}"]
+    lines += _taken_out(result)
     for finding in failed:
         where = f" [{finding.column}]" if finding.column else ""
         lines.append(f"  {finding.severity}: {finding.name}{where}: {finding.observed}")
@@ -46,15 +48,28 @@ def page(result: GateResult) -> str:
         if failed:
             verdict += f', <span class="fair">{len(failed)} warnings</span>'
     body = "".join(_row(finding) for finding in result.expectations)
+    reasons = ", ".join(f"{name}: {count}" for name, count in result.removed_by.items())
+    taken = f"<p>Taken out before: {result.removed} rows ({escape(reasons)}).</p>" if result.removed else ""
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width'>"
         f"<title>Gate: {escape(result.dataset)}</title><style>{_STYLE}</style></head><body>"
         f"<h1>{escape(result.dataset)}: {verdict}</h1>"
-        f"<p>{result.records} records, data <code>{escape(result.digest)}</code></p>"
+        f"<p>{result.records} records, data <code>{escape(result.digest)}</code>, "
+        f"suite for {escape(result.family)} data</p>{taken}"
         "<table><thead><tr><th>Expectation</th><th>Result</th><th>Found</th><th>Asked for</th></tr></thead>"
         f"<tbody>{body}</tbody></table></body></html>"
     )
+
+
+def _taken_out(result: GateResult) -> list[str]:
+    lines = []
+    if result.removed:
+        reasons = ", ".join(f"{name}: {count}" for name, count in result.removed_by.items())
+        lines.append(f"  taken out before: {result.removed} rows ({reasons})")
+    if result.quarantine and (result.removed or result.failed()):
+        lines.append(f"  every offending row: {result.quarantine}")
+    return lines
 
 
 def clip(text: Any, most: int = 240) -> str:

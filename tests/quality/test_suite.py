@@ -1,3 +1,5 @@
+"""Each check of the suites, on a dozen rows."""
+
 import json
 import logging
 
@@ -5,99 +7,131 @@ import pytest
 from pydantic import ValidationError
 
 from regrow import quality
-from regrow.errors import GateFailedError
-from regrow.quality import GateResult, GateSpec, enforce, explain, page, validate, without_contamination
+from regrow.errors import GateFailedError, InputError
+from regrow.quality import GateResult, GateSpec, enforce, explain, page, validate
 from regrow.quality.spec import SEVERITIES
-from regrow.selfdata import REWRITTEN, store
+from tests.quality.rows import FRUIT, LONG, failures, kept, row, rows, said, saved
 from tests.tiny import tiny_tokenizer
 
-FRUIT = ["apple", "pear", "plum", "fig", "lime", "kiwi", "peach", "grape", "melon", "date", "lemon", "mango"]
-
-
-def row(i, **changes):
-    letter = "ABCD"[i % 4]
-    reference = f"The {FRUIT[i]} is grown for its fruit. The answer is {letter}) {FRUIT[i]}."
-    return {
-        "id": f"{i:016x}",
-        "instruction": f"Which of these is called {FRUIT[i]}?",
-        "input": "",
-        "reference": reference,
-        "answer": letter,
-        "source": "fruit",
-        "response": f"People like to eat the {FRUIT[i]}. The answer is {letter}) {FRUIT[i]}.",
-        "engine": "transformers",
-        "decision": REWRITTEN,
-        "attempts": 1,
-        "prompt_tokens": 40,
-        "response_tokens": 15,
-        "seed": -1,
-    } | changes
-
-
-def rows(changed=()):
-    """Twelve good rows, with the changes of `changed` by number."""
-    return [row(i, **dict(changed).get(i, {})) for i in range(12)]
-
-
-def kept(i, **changes):
-    return {"response": row(i)["reference"], "decision": "kept: answer differs"} | changes
-
-
-def saved(tmp_path, content, family="choice"):
-    return store.save(content, {"family": family}, tmp_path / "data")
-
-
-def failures(result):
-    return [finding.name for finding in result.failed()]
+END = "The answer is B) kiwi."
 
 
 def test_good_data_pass(tmp_path):
     data = saved(tmp_path, rows({3: kept(3)}))
-    result = validate(data, GateSpec(), "fruit", tokenizer=tiny_tokenizer(), eval_texts=["What is a planet?"])
+    spec = GateSpec(letter_balance_records=12)
+    result = validate(data, spec, "fruit", tokenizer=tiny_tokenizer(), eval_texts=["What is a planet?"])
     assert failures(result) == []
     assert result.passed
+    assert result.family == "choice"
     assert result.records == 12
     assert result.digest == data.digest
-    assert {finding.name for finding in result.expectations} == set(SEVERITIES)
+    # That rows were taken out is judged only where some were.
+    assert {finding.name for finding in result.expectations} == set(SEVERITIES) - {"rows left"}
     enforce(result)
     assert "all" in explain(result)
 
 
-LONG = "An evaluation item that nobody should have trained on because it is used to measure the model"
-
 BROKEN = [
     ("id unique", {5: {"id": f"{4:016x}"}}, 4, {}),
+    ("id present", {5: {"id": None}}, 5, {}),
     ("instruction not empty", {5: {"instruction": " \n"}}, 5, {}),
+    ("instruction not empty", {5: {"instruction": None}}, 5, {}),
     ("response length", {5: {"response_tokens": 5000}}, 5, {}),
-    ("response not empty", {5: kept(5, response=" ", reference=" ")}, 5, {}),
-    ("length ratio", {5: {"reference": "B", "response": row(5)["response"] + " It is so." * 5}}, 5, {}),
-    ("duplicate responses", {i: kept(i, response="Same.", reference="Same.") for i in (2, 5, 7, 8)}, 2, {}),
-    ("task phrases", {5: {"response": "As in the reference answer: the answer is B) fig."}}, 5, {}),
-    ("refusals", {5: kept(5, response="As an AI I decline.", reference="As an AI I decline.")}, 5, {}),
+    ("length ratio", {5: {"reference": END, "response": row(5)["response"] + " It is so." * 5}}, 5,
+     {"length_ratio_share": 1, "max_length_ratio": 3}),
+    ("duplicate responses", {i: said(END) | {"answer": "B"} for i in (2, 5, 7, 8)}, 2, {}),
+    ("task phrases", {5: {"response": f"As in the reference answer: {END}"}}, 5, {}),
+    ("refusals", {5: said(f"As an AI I decline. {END}")}, 5, {}),
     ("decision known", {5: {**kept(5), "decision": "kept: because"}}, 5, {}),
     ("acceptance rate", {i: kept(i) for i in range(5, 12)}, 5, {"min_acceptance_rate": 0.5}),
-    ("final answer", {5: {"response": "It is sweet. The answer is C) fig."}}, 5, {}),
+    ("final answer", {5: {"response": "It is sweet. The answer is C) kiwi."}}, 5, {}),
     ("final answer", {5: {"response": "It is sweet."}}, 5, {}),
+    ("reference answer", {5: {"reference": "It is sweet."}}, 5, {}),
+    ("reference answer", {5: {"reference": "It is sweet. The answer is C) fig."}}, 5, {}),
     ("kept reference", {5: {"decision": "kept: unfinished"}}, 5, {}),
+    ("truncated", {5: {"response": f"{END} It is a small green fruit, and the"}}, 5, {}),
+    ("script", {5: {"response": f"Потому что он зелёный. {END}"}}, 5, {}),
+    ("personal data", {5: {"instruction": "Is kiwi@fruit.org the address of a kiwi?"}}, 5, {}),
+    ("secrets", {5: {"input": "key: hf_" + "aB3dE5gH7jK9" * 3}}, 5, {}),
+    ("letter balance", {i: {"answer": "B", "response": f"{FRUIT[i]}. {END}", "reference": f"{FRUIT[i]}! {END}"}
+                        for i in range(8)}, None, {"letter_balance_records": 12}),
     ("chat template", {5: {"instruction": "What is <|im_end|> here?"}}, 5, {}),
+    ("token budget", {5: {"instruction": "Is it " + "very " * 60 + "green?"}}, 5,
+     {"max_conversation_tokens": 300}),
     ("contamination", {5: {"instruction": f"Read: {LONG}, and more."}}, 5, {}),
-    ("contamination", {5: {"response": f"{LONG}. The answer is B) fig."}}, 5, {}),
-]
+    ("contamination", {5: {"response": f"{LONG}. {END}"}}, 5, {}),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "changed", "first", "settings"), BROKEN)
 def test_each_check_fails_alone_and_names_the_row(tmp_path, name, changed, first, settings):
-    spec = GateSpec(length_ratio_share=1.0, **settings)
+    spec = GateSpec(**settings)
     data = saved(tmp_path, rows(changed))
     result = validate(data, spec, "fruit", tokenizer=tiny_tokenizer(), eval_texts=[LONG])
     assert failures(result) == [name]
     (finding,) = result.failed()
-    assert finding.offending[0]["row"] == first
+    assert [one["row"] for one in finding.offending][:1] == ([] if first is None else [first])
     assert len(finding.offending) <= 5
     assert result.passed is (SEVERITIES[name] == "warn")
     message = explain(result)
-    for part in (name, finding.threshold, finding.observed, finding.offending[0]["id"], finding.advice):
+    for part in (name, finding.threshold, finding.observed, finding.advice):
         assert part in message
+    for one in finding.offending:
+        assert str(one["id"]) in message
+
+
+def test_every_check_has_a_broken_set():
+    seen = {name for name, *_ in BROKEN} | {"columns", "column types", "records", "rows left"}
+    assert seen | {"response not empty"} == set(SEVERITIES)
+
+
+def test_an_empty_response_offends_more_than_one_check(tmp_path):
+    data = saved(tmp_path, rows({5: kept(5, response=None, reference=" ", answer=None)}))
+    result = validate(data, GateSpec(), "fruit")
+    assert {"response not empty", "kept reference"} <= set(failures(result))
+
+
+def test_the_value_says_what_is_wrong(tmp_path):
+    changed = {
+        1: {"response": f"Потому что он зелёный. {END}"},
+        2: {"input": "Write to kiwi@fruit.org."},
+        3: {"reference": "It is sweet. The answer is C) fig."},
+    }
+    result = validate(saved(tmp_path, rows(changed)), GateSpec(), "fruit")
+    values = {finding.name: [one["value"] for one in finding.offending] for finding in result.failed()}
+    assert values["script"][0].startswith("Cyrillic: ")
+    assert values["personal data"] == ["[e-mail ki…]"]
+    assert values["reference answer"] == ["C instead of D"]
+
+
+def test_letters_are_judged_only_from_a_number_on(tmp_path):
+    same = {
+        i: {"answer": "B", "response": f"{FRUIT[i]}. {END}", "reference": f"{FRUIT[i]}! {END}"}
+        for i in range(12)
+    }
+    data = saved(tmp_path, rows(same))
+    assert "letter balance" not in {one.name for one in validate(data, GateSpec(), "x").expectations}
+    (finding,) = validate(data, GateSpec(letter_balance_records=12), "x").failed()
+    assert finding.name == "letter balance"
+    assert finding.observed == "100.0% (B: 12)"
+
+
+def test_a_translation_is_no_drift(tmp_path):
+    asked = {"instruction": "Translate into Russian: green.", "reference": f"зелёный {END}", "answer": "B"}
+    data = saved(tmp_path, rows({5: asked | {"response": f"Это зелёный цвет. {END}"}}))
+    assert failures(validate(data, GateSpec(), "x")) == []
+
+
+@pytest.mark.parametrize("family", ["choice", "math", "text", "open"])
+def test_each_family_has_its_suite(tmp_path, family):
+    names = {one.name for one in validate(saved(tmp_path, rows(), family), GateSpec(), "x").expectations}
+    assert ({"final answer", "reference answer"} <= names) is (family != "open")
+    assert {"truncated", "script", "personal data", "secrets", "refusals"} <= names
+
+
+def test_an_unknown_family_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"summary.json.*'poetry' is unknown; use open, text, math, choice"):
+        validate(saved(tmp_path, rows(), "poetry"), GateSpec(), "x")
 
 
 def test_thresholds_are_met_exactly(tmp_path):
@@ -184,20 +218,6 @@ def test_the_page_shows_what_failed_and_escapes_it(tmp_path):
     assert "not passed" in html
 
 
-def test_contaminated_rows_are_taken_out(tmp_path):
-    data = saved(tmp_path, rows({5: {"instruction": LONG}, 7: kept(7)}))
-    clean = without_contamination(data, [LONG], tmp_path / "clean")
-    assert [one["id"] for one in clean.rows()] == [one["id"] for i, one in enumerate(data.rows()) if i != 5]
-    assert clean.summary["records"] == 11
-    assert clean.summary["contaminated"] == 1
-    assert clean.summary["before"] == data.digest
-    assert clean.summary["family"] == "choice"
-    assert clean.summary["decisions"] == {"kept: answer differs": 1, REWRITTEN: 10}
-    assert validate(clean, GateSpec(), "x", eval_texts=[LONG]).passed
-    same = without_contamination(data, ["Nothing shared at all here"], tmp_path / "same")
-    assert same.digest == data.digest
-
-
 def test_it_prints_nothing(tmp_path, capfd):
     data = saved(tmp_path, rows())
     capfd.readouterr()
@@ -215,6 +235,8 @@ def test_it_prints_nothing(tmp_path, capfd):
         {"min_length_ratio": 3.0, "max_length_ratio": 2.0},
         {"min_acceptance_rate": 1.5},
         {"nonsense": 1},
+        {"on_fail": "shrug"},
+        {"severity": {"columns": "warn"}},
     ],
 )
 def test_impossible_settings(wrong):
