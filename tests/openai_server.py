@@ -39,6 +39,16 @@ def hang_up(handler: BaseHTTPRequestHandler) -> None:
     handler.connection.shutdown(2)
 
 
+def stall(seconds: float) -> Fault:
+    """Keep the connection open and say nothing for so long, then hang up."""
+
+    def fault(handler: BaseHTTPRequestHandler) -> None:
+        time.sleep(seconds)
+        hang_up(handler)
+
+    return fault
+
+
 class Served:
     """What a running server saw, and what it is to do next."""
 

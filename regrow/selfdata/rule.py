@@ -48,10 +48,10 @@ def judge(generation: Generation, prefix: str, answer: str | None, family: str, 
     """Decide on one rewrite; see the decisions of this module."""
     if generation.overlong:
         return OVERLONG
-    if not generation.text.strip():
-        return EMPTY
     if not generation.finished:
         return UNFINISHED
+    if not generation.text.strip():
+        return EMPTY
     if banned_phrase(generation.text, banned):
         return BANNED
     if family != "open" and answer is None:

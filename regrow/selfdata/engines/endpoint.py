@@ -7,7 +7,6 @@ Shards that were finished before stay.
 """
 
 import os
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
@@ -53,7 +52,7 @@ class EndpointEngine(ChatPrompts):
         self._context = min(self._context, served[spec.model].get("max_model_len") or self._context)
         # One pool for all calls, first come first served: it stays full while a call waits for its last answers.
         self._pool = ThreadPoolExecutor(max_workers=spec.in_flight, thread_name_prefix="endpoint")
-        self._failed = threading.Event()
+        self._failure: RegrowError | None = None
 
     def generate(
         self,
@@ -72,13 +71,13 @@ class EndpointEngine(ChatPrompts):
         results = self._overlong(tokens, sampling.max_new_tokens, progress)
 
         def one(i: int) -> None:
-            # What failed once for good ends the stage: the requests that still wait need not find out for themselves.
-            if self._failed.is_set():
-                raise RegrowError(f"{self._spec.url}: not asked, another request has failed")
+            # What failed for good ends the stage: the requests that still wait need not find out for themselves.
+            if self._failure is not None:
+                raise self._failure
             try:
                 results[i] = self._complete(tokens[i], sampling, own[i])
-            except BaseException:
-                self._failed.set()
+            except RegrowError as error:
+                self._failure = self._failure or error
                 raise
             if progress:
                 progress(1)
