@@ -4,6 +4,7 @@ Every reference with a final answer ends in one sentence, `The answer is N.` or 
 so that the unpruned model's rewrite and the reference are read the same way.
 """
 
+import math
 import random
 import re
 from collections.abc import Callable
@@ -17,6 +18,9 @@ CHOICE_REQUEST = (
     "Reason briefly about which option fits best, then end with one line of the form "
     '"The answer is <letter>) <text>."'
 )
+
+# A field of more characters is no instruction: files that were read as one field, images in base64.
+LONGEST_FIELD = 1_000_000
 
 _MISSING = object()
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
@@ -61,7 +65,9 @@ class Fields:
         value = self.get(*names, default=_MISSING)
         if value is _MISSING:
             wanted = " or ".join(repr(self._columns.get(name, name)) for name in names)
-            raise FieldError(f"no field {wanted}; it has {', '.join(self._row)}")
+            raise FieldError(
+                f"no field {wanted}; it has {', '.join(map(str, self._row))}; map `columns` or use another adapter"
+            )
         return value
 
     def text(self, *names: str) -> str:
@@ -70,19 +76,47 @@ class Fields:
         Raises:
             FieldError: it has none of them, or it is not text.
         """
-        return self._as_text(self.need(*names), names)
+        self.need(*names)
+        return self.text_or_empty(*names)
 
     def text_or_empty(self, *names: str) -> str:
         """Return the first of the fields as text, the empty text if the row has none of them."""
-        return self._as_text(self.get(*names), names)
+        for name in names:
+            column = self._columns.get(name, name)
+            value = lookup(self._row, column, _MISSING)
+            if value is not _MISSING:
+                return as_text(value, column)
+        return ""
 
-    @staticmethod
-    def _as_text(value: Any, names: tuple[str, ...]) -> str:
-        if value is None:
-            return ""
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise FieldError(f"field {names[0]!r} is not text but {type(value).__name__}")
-        return str(value).strip()
+
+def as_text(value: Any, name: str) -> str:
+    """Return a field's value as text without outer space; null is the empty text.
+
+    Raises:
+        FieldError: it is not text, is too long, or holds what no file or tokenizer takes.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise FieldError(f"field {name!r} is not text but {type(value).__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise FieldError(f"field {name!r} is not text but {value}")
+    if isinstance(value, int) and abs(value) >= 10**400:
+        raise FieldError(f"field {name!r} is a number of more than 400 digits")
+    text = str(value).strip()
+    if len(text) > LONGEST_FIELD:
+        raise FieldError(f"field {name!r} has {len(text):,} characters, more than {LONGEST_FIELD:,}")
+    if "\0" in text:
+        raise FieldError(f"field {name!r} holds a NUL character")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise FieldError(
+                f"field {name!r} holds half of a character (a lone surrogate, "
+                f"\\u{ord(text[error.start]):04x}, at position {error.start + 1})"
+            ) from None
+    return text
 
 
 Adapter = Callable[[Fields], Draft | None]
@@ -154,30 +188,35 @@ def choice(row: Fields) -> Draft | None:
     """
     question, choices = row.text("question", "question_stem"), row.need("choices")
     key = row.need(*_FIELD_OF_ANSWER)
-    if isinstance(choices, dict) and {"text", "label"} <= set(choices):
-        texts = [str(text).strip() for text in choices["text"]]
-        labels = [str(label).strip() for label in choices["label"]]
-    elif isinstance(choices, list):
-        texts = [str(text["text"] if isinstance(text, dict) else text).strip() for text in choices]
-        labels = [
-            str(text["label"]) if isinstance(text, dict) else ascii_uppercase[i]
-            for i, text in enumerate(choices)
-        ]
-    else:
-        raise FieldError("field 'choices' is neither a list nor {text, label}")
+    texts, labels = _choices(choices)
     if isinstance(key, int) and not isinstance(key, bool):
         correct = key
-    elif not str(key).strip():
+    elif not (label := as_text(key, "the answer")):
         return None  # test splits without published answers
     else:
-        correct = labels.index(str(key).strip()) if str(key).strip() in labels else -1
+        correct = labels.index(label) if label in labels else -1
     if not 0 <= correct < len(texts):
         raise FieldError(f"the answer {key!r} is none of the choices {', '.join(labels)}")
     return choose(question, texts, correct, row.text_or_empty("support", "fact1", "explanation"))
 
 
+def _choices(choices: Any) -> tuple[list[str], list[str]]:
+    """Return the texts and labels of `choices`; a list without labels gets A, B, C."""
+    if isinstance(choices, dict) and isinstance(choices.get("text"), list):
+        texts, labels = choices["text"], choices.get("label")
+    elif isinstance(choices, list) and choices and all(isinstance(one, dict) for one in choices):
+        texts, labels = [one.get("text") for one in choices], [one.get("label") for one in choices]
+    elif isinstance(choices, list):
+        texts, labels = choices, list(ascii_uppercase[: len(choices)])
+    else:
+        raise FieldError("field 'choices' is neither a list nor {text, label}")
+    if not isinstance(labels, list) or len(labels) != len(texts):
+        raise FieldError(f"field 'choices' has {len(texts)} texts, and labels that do not fit them")
+    return [as_text(one, "choices") for one in texts], [as_text(one, "choices") for one in labels]
+
+
 def columns(row: Fields) -> Draft | None:
-    """Fields named by the spec's `columns`: instruction, reference, and if given input and answer."""
+    """Fields named by the spec's `columns`, else by their own names: instruction, reference, input, answer."""
     return Draft(
         row.text("instruction"),
         row.text("reference"),

@@ -11,13 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from regrow.adapters import ADAPTERS, CHOICE_REQUEST, FieldError, Fields
 from regrow.errors import InputError
 from regrow.files import canonical_digest
-from regrow.source import DatasetSpec, open_rows
+from regrow.source import DatasetSpec
+from regrow.source.rows import Damaged, open_damaged_rows
 
 _log = logging.getLogger(__name__)
 
 _WORD = re.compile(r"\w+")
 # How evaluation harnesses wrap a question; the words are not the question's own.
 _WRAPPER = re.compile(r"^\s*(?:question|q)\s*:|\b(?:answer|a)\s*:\s*$", re.IGNORECASE)
+# Malformed rows that are named one by one.
+_REASONS = 5
+_REMEDY = "mend the row, or set malformed: skip to leave it out"
 # Shorter evaluation texts ("Paris", "What is it?") occur everywhere; they count only as a whole field.
 _SHORTEST_RUN = 5
 
@@ -50,6 +54,29 @@ class Record(BaseModel):
         return {**value, "id": name, "answer": value.get("answer") or None}
 
 
+class Reading(BaseModel):
+    """What reading a data set gave: the records, and what became of the other rows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    records: list[Record] = Field(description="in a seeded order, without doubles")
+    rows: int = Field(description="rows that were looked at; with a limit not all of the set")
+    doubles: int = Field(description="rows left out because their instruction and input came before")
+    unusable: int = Field(description="rows left out as empty, or marked as wrong by their own set")
+    malformed: int = Field(description="rows left out because they cannot be read (malformed: skip)")
+    reasons: list[str] = Field(description="file, row and reason of the first malformed rows")
+
+    def counts(self) -> dict[str, int]:
+        """The numbers, for a log or for metadata."""
+        return {
+            "rows": self.rows,
+            "records": len(self.records),
+            "doubles": self.doubles,
+            "unusable": self.unusable,
+            "malformed": self.malformed,
+        }
+
+
 def read_records(spec: DatasetSpec) -> list[Record]:
     """Read a data set's records in a seeded order, without doubles, at most `spec.limit` of them.
 
@@ -57,17 +84,42 @@ def read_records(spec: DatasetSpec) -> list[Record]:
     the number is logged. A smaller limit gives a prefix of what a larger one gives.
 
     Raises:
-        InputError: the source cannot be read, a row lacks a field, or no record is left.
+        InputError: the source cannot be read, a row is malformed (unless these are skipped), or no record is
+            left.
     """
-    rows = open_rows(spec.source, spec.sha256)
+    return read_and_count(spec).records
+
+
+def read_and_count(spec: DatasetSpec) -> Reading:
+    """Read a data set as `read_records`, and say what became of the rows that gave no record.
+
+    Raises:
+        InputError: as `read_records`.
+    """
+    rows = open_damaged_rows(spec.source, spec.sha256)
+    if spec.malformed == "stop" and isinstance(rows, list):
+        # The first in the file, not the first in the seeded order.
+        for row in rows:
+            if isinstance(row, Damaged):
+                raise InputError(f"{row.reason}; {_REMEDY}")
     order = list(range(len(rows)))
     random.Random(spec.seed).shuffle(order)  # noqa: S311 - a reproducible order, not a secret
     records: list[Record] = []
     ids: set[str] = set()
     instructions: set[str] = set()
-    unusable = doubles = 0
+    looked = unusable = doubles = malformed = 0
+    reasons: list[str] = []
     for number in order:
-        record = _record(rows[number], number, spec)
+        looked += 1
+        try:
+            record = _record(rows[number], number, spec)
+        except InputError as error:
+            if spec.malformed == "stop":
+                raise InputError(f"{error}; {_REMEDY}") from None
+            malformed += 1
+            if len(reasons) < _REASONS:
+                reasons.append(str(error))
+            continue
         if record is None:
             unusable += 1
             continue
@@ -80,23 +132,35 @@ def read_records(spec: DatasetSpec) -> list[Record]:
         records.append(record)
         if len(records) == spec.limit:
             break
+    for reason in reasons:
+        _log.warning("left out: %s", reason)
+    if malformed > len(reasons):
+        _log.warning("left out: %d more malformed rows of %s", malformed - len(reasons), spec.source)
     if not records:
         raise InputError(
             f"{spec.source}: no usable record; every row is empty or marked as wrong by its own set"
+            + (f", or malformed ({malformed})" if malformed else "")
         )
     _log.info(
-        "%s: %d records, left out %d doubles and %d unusable rows", spec.name, len(records), doubles, unusable
+        "%s: %d records, left out %d doubles, %d unusable and %d malformed rows",
+        spec.name,
+        len(records),
+        doubles,
+        unusable,
+        malformed,
     )
-    return records
+    return Reading(
+        records=records, rows=looked, doubles=doubles, unusable=unusable, malformed=malformed, reasons=reasons
+    )
 
 
-def _record(row: dict[str, Any], number: int, spec: DatasetSpec) -> Record | None:
+def _record(row: dict[str, Any] | Damaged, number: int, spec: DatasetSpec) -> Record | None:
+    if isinstance(row, Damaged):
+        raise InputError(row.reason)
     try:
         draft = ADAPTERS[spec.adapter](Fields(row, spec.columns))
     except FieldError as error:
-        raise InputError(
-            f"{spec.source}: row {number + 1}: {error}; map `columns` or use another adapter"
-        ) from None
+        raise InputError(f"{spec.source}: row {number + 1}: {error}") from None
     if draft is None or not draft.instruction or not draft.reference:
         return None
     return Record(**draft._asdict(), source=spec.name)

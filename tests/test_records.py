@@ -154,7 +154,15 @@ def test_choice_with_foreign_answer(tmp_path):
 
 
 @given(
-    st.lists(st.text(min_size=1).map(str.strip).filter(bool), min_size=2, max_size=8, unique=True), st.data()
+    st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
+        .map(str.strip)
+        .filter(bool),
+        min_size=2,
+        max_size=8,
+        unique=True,
+    ),
+    st.data(),
 )
 def test_choice_keeps_answer_and_text_together(texts, data):
     from regrow.adapters import Fields, choice

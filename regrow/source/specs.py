@@ -110,11 +110,16 @@ class DatasetSpec(_Sourced):
     adapter: str = Field(description=f"what the rows look like: {', '.join(sorted(FAMILIES))}")
     columns: dict[str, str] | None = Field(
         default=None,
-        description="the adapter's field: the row's column (dots reach into it); required by the adapter "
-        "'columns', whose fields are instruction, input, reference, answer",
+        description="the adapter's field: the row's column (dots reach into it); the fields of the adapter "
+        "'columns' are instruction, input, reference, answer, and its columns have these names if not given",
     )
     limit: int | None = Field(default=None, ge=1, description="number of records taken; all when not given")
     seed: int = Field(default=0, ge=0, description="seed of the order in which records are taken")
+    malformed: Literal["stop", "skip"] = Field(
+        default="stop",
+        description="what a row that cannot be read does: stop with an error that names it, or be left out, "
+        "counted and named in the log",
+    )
     family: Family = Field(
         default="open",
         description="kind of final answer; the adapter's if not given",
@@ -137,9 +142,9 @@ class DatasetSpec(_Sourced):
     @model_validator(mode="after")
     def _columns_fit(self) -> "DatasetSpec":
         _refuse_models(self.parsed)
-        if self.adapter == "columns":
+        if self.adapter == "columns" and self.columns is not None:
             fields = {"instruction", "input", "reference", "answer"}
-            given = set(self.columns or {})
+            given = set(self.columns)
             if missing := {"instruction", "reference"} - given:
                 raise ValueError(f"columns: {', '.join(sorted(missing))} missing; name the column of each")
             if unknown := given - fields:
