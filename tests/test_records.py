@@ -1,5 +1,4 @@
 import json
-import random
 import re
 from pathlib import Path
 
@@ -11,9 +10,8 @@ from pydantic import ValidationError
 from regrow.adapters import ADAPTERS, CHOICE_REQUEST
 from regrow.errors import InputError
 from regrow.records import Record, decontaminate, read_records
+from regrow.selfdata.answers import matches
 from regrow.source import FAMILIES, DatasetSpec
-
-SHARED = Path(__file__).parents[1].parent / "shared" / "datasets"
 
 SCIQ = {
     "question": "What gas do plants take in?",
@@ -266,21 +264,86 @@ def test_decontaminate_refuses_tiny_n():
         decontaminate([], [], n=2)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the folder with public data is not beside this checkout")
+def test_columns_without_a_mapping_are_the_fields(tmp_path):
+    row = {"instruction": "1+1?", "input": "", "reference": "The answer is 2.", "answer": "2", "other": None}
+    record = only(tmp_path, "columns", row, family="math")
+    assert (record.instruction, record.reference, record.answer) == ("1+1?", "The answer is 2.", "2")
+    with pytest.raises(ValidationError, match="columns: reference missing"):
+        only(tmp_path, "columns", row, columns={"instruction": "instruction"})
+
+
+@pytest.mark.parametrize("wrong", [False, "False", "false", 0])
+def test_openmathinstruct_1_leaves_out_what_is_marked_wrong(tmp_path, wrong):
+    right = {
+        "question": "Ann has 3 bags of 4 nuts. How many nuts?",
+        "expected_answer": "12",
+        "generated_solution": "She has 3 * 4 = 12 nuts.\nThus \\\\boxed{12}.",
+        "is_correct": True,
+        "predicted_answer": "12",
+        "error_message": "<not_executed>",
+        "generation_type": "without_reference_solution",
+        "dataset": "gsm8k",
+    }
+    other = right | {"question": "And 5 bags?", "is_correct": wrong}
+    (record,) = records(tmp_path, "openmathinstruct", [right, other])
+    assert record.instruction == right["question"]
+    assert record.reference.endswith("\n\nThe answer is 12.")
+    assert matches(record.reference, record.answer, "math")
+
+
 @pytest.mark.parametrize(
-    ("adapter", "name", "least"),
+    ("row", "answer"),
     [
-        ("gsm8k", "gsm8k/train.jsonl", 7000),
-        ("alpaca", "alpaca/alpaca_random_9k.json", 8500),
-        ("dolly", "dolly/dolly_3k.json", 2900),
-        ("dolly", "dolly/dolly_hhrlhf_train_small.jsonl", 900),
-        ("openmathinstruct", "openmathinstruct2/openmathinstruct2_100.jsonl", 90),
+        # MMLU: a list and the index.
+        ({"question": "2+2?", "subject": "arithmetic", "choices": ["3", "4", "5", "6"], "answer": 1}, "B"),
+        # CommonsenseQA: texts and letters.
+        (
+            {
+                "question": "Where is milk kept cold?",
+                "question_concept": "milk",
+                "choices": {"label": ["A", "B", "C"], "text": ["oven", "fridge", "shelf"]},
+                "answerKey": "B",
+            },
+            "B",
+        ),
+        # OpenBookQA: the stem and a fact.
+        (
+            {
+                "question_stem": "Ice is",
+                "choices": {"label": ["A", "B"], "text": ["hot", "frozen water"]},
+                "answerKey": "B",
+                "fact1": "water freezes",
+            },
+            "B",
+        ),
+        (
+            {
+                "question": "Q?",
+                "choices": [{"text": "x", "label": "1"}, {"text": "y", "label": "2"}],
+                "answer": "2",
+            },
+            "B",
+        ),
+    ],
+    ids=["mmlu", "commonsense_qa", "openbookqa", "list of pairs"],
+)
+def test_choice_sets_end_in_their_letter(tmp_path, row, answer):
+    record = only(tmp_path, "choice", row)
+    assert record.answer == answer
+    assert matches(record.reference, record.answer, "choice")
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ("a, b", "neither a list nor"),
+        ({"text": ["a", "b"], "label": ["A"]}, "has 2 texts, and labels that do not fit"),
+        (
+            [{"text": ["x"], "label": "A"}, {"text": "y", "label": "B"}],
+            "field 'choices' is not text but list",
+        ),
     ],
 )
-def test_public_sets(adapter, name, least):
-    found = read_records(DatasetSpec(name="set", source=str(SHARED / name), adapter=adapter))
-    assert len(found) >= least
-    assert len({record.id for record in found}) == len(found)
-    for record in random.Random(0).sample(found, 50):
-        assert "###" not in record.instruction[:40]
-        assert FAMILIES[adapter] == "open" or record.reference.endswith(f"The answer is {record.answer}.")
+def test_unfit_choices_are_named(tmp_path, choices, message):
+    with pytest.raises(InputError, match=rf"data\.jsonl: row 1: .*{message}"):
+        only(tmp_path, "choice", {"question": "Q?", "choices": choices, "answer": 0})
