@@ -185,22 +185,30 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument(
         "--engine",
         choices=("transformers", "vllm", "endpoint"),
-        default="transformers",
         help="what generates (default: transformers)",
     )
     distill.add_argument(
         "--url", help="for the engine endpoint: base URL of the server, such as http://host:8000/v1"
     )
     distill.add_argument("--served-model", help="for the engine endpoint: the model's name there")
+    distill.add_argument("--in-flight", type=int, help="for the engine endpoint: requests at one time")
+    distill.add_argument("--template", help="template name or file (default: the family's)")
     distill.add_argument(
-        "--in-flight", type=int, default=64, help="for the engine endpoint: requests at one time"
+        "--no-reference",
+        dest="use_reference",
+        action="store_const",
+        const=False,
+        help="fresh answers: hide the reference",
     )
-    distill.add_argument("--template", default="auto", help="template name or file (default: the family's)")
-    distill.add_argument("--no-reference", action="store_true", help="fresh answers: hide the reference")
-    distill.add_argument("--max-new-tokens", type=int, default=256, help="longest answer (default: 256)")
-    distill.add_argument("--attempts", type=int, default=1, help="tries per record (default: 1)")
-    distill.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    distill.add_argument("--seed", type=int, default=0, help="seed of sampling and of the records' order")
+    distill.add_argument("--max-new-tokens", type=int, help="longest answer, in tokens (default: 256)")
+    distill.add_argument("--attempts", type=int, help="tries per record, the first one greedy (default: 1)")
+    distill.add_argument(
+        "--temperature", type=float, help="0 is greedy (default; 0.7 for the further ones of several tries)"
+    )
+    distill.add_argument("--seed", type=int, help="seed of sampling and of the records' order (default: 0)")
+    distill.add_argument(
+        "--settings", type=Path, help="YAML of regrow.selfdata.SelfDataSpec: shard size, banned phrases, ..."
+    )
     distill.add_argument(
         "--out", type=Path, required=True, help="folder for records.parquet and summary.json"
     )
@@ -219,7 +227,9 @@ def _parser() -> argparse.ArgumentParser:
         help="folder for the accepted records, gate.json, gate.html, data_docs.html and quarantine.jsonl",
     )
 
-    shift = command("shift", commands.shift, "see whether rewrites lie closer to the model than the references")
+    shift = command(
+        "shift", commands.shift, "see whether rewrites lie closer to the model than the references"
+    )
     shift.add_argument("data", type=Path, metavar="DATA", help="folder that distill wrote")
     shift.add_argument("--model", required=True, help=f"the unpruned model: {_MODEL}")
     shift.add_argument("--settings", type=Path, help="YAML of regrow.selfdata.ShiftSpec: encoder, limit, ...")

@@ -26,17 +26,20 @@ def _open(source: str) -> "Checkpoint":
     return Checkpoint.open(kept) if kept.exists() else resolve_model(spec, kept)
 
 
-def _yaml(path: Path | None) -> Any:
+def _yaml(path: Path | None) -> dict[str, Any]:
     import yaml
 
     if path is None:
         return {}
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        value = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds a {type(value).__name__}; write one NAME: VALUE a line")
+    return value
 
 
 def _pairs(items: list[str], option: str) -> dict[str, str]:
@@ -214,32 +217,23 @@ def distill(arguments: argparse.Namespace) -> dict[str, Any]:
         "adapter": arguments.adapter,
         "columns": _pairs(arguments.column, "--column") if arguments.column else None,
         "limit": arguments.limit,
-        "seed": arguments.seed,
+        "seed": arguments.seed or 0,
         "family": arguments.family,
     }
-    settings = {
-        "template": arguments.template,
-        "use_reference": not arguments.no_reference,
-        "max_new_tokens": arguments.max_new_tokens,
-        "attempts": arguments.attempts,
-        "temperature": arguments.temperature,
-        "seed": arguments.seed,
-        "engine": arguments.engine,
-    }
-    if arguments.engine == "endpoint":
-        if not (arguments.url and arguments.served_model):
-            raise InputError("--engine endpoint: needs --url and --served-model")
-        settings["endpoint"] = {
-            "url": arguments.url,
-            "model": arguments.served_model,
-            "in_flight": arguments.in_flight,
-        }
+    settings = _yaml(arguments.settings)
+    names = ("template", "use_reference", "max_new_tokens", "attempts", "temperature", "seed", "engine")
+    settings |= {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    server = {"url": arguments.url, "model": arguments.served_model, "in_flight": arguments.in_flight}
+    if given := {name: value for name, value in server.items() if value is not None}:
+        settings["endpoint"] = settings.get("endpoint", {}) | given
+    if settings.get("engine") == "endpoint" and not {"url", "model"} <= set(settings.get("endpoint", {})):
+        raise InputError("--engine endpoint: needs --url and --served-model")
     spec = parse(DatasetSpec, dataset, "--data")
     data = distill_records(
         _open(arguments.model),
         read_records(spec),
         spec.family,
-        parse(SelfDataSpec, settings, "distill"),
+        parse(SelfDataSpec, settings, str(arguments.settings or "distill")),
         arguments.out,
     )
     return {"folder": str(data.folder)} | data.summary

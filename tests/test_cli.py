@@ -26,6 +26,7 @@ def inputs(tmp_path, monkeypatch):
     ]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "gate.yaml").write_text("min_acceptance_rate: 0\n")
+    (tmp_path / "list.yaml").write_text("- min_records\n")
     (tmp_path / "recipe.yaml").write_text("max_steps: 2\nbatch_size: 4\nmax_length: 256\n")
     suite = {"perplexity": {"name": "t", "source": "data.jsonl", "column": "text"}, "window": 64}
     (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite))
@@ -55,6 +56,15 @@ def test_the_stages_in_a_row(inputs, capfd, monkeypatch):
     )
     assert made["records"] == 9
     assert sum(made["decisions"].values()) == 9
+    Path("shift.yaml").write_text("{encoder: null}")
+    moved = run(capfd, "shift", "own", "--model", "model", "--settings", "shift.yaml", "--out", "moved")
+    assert moved["records"] == made["decisions"].get("rewritten", 0)
+    assert {path.name for path in Path("moved").iterdir()} == {"shift.json", "shift.html"}
+    Path("distill.yaml").write_text("{shard_size: 4, max_new_tokens: 9}")
+    tries = ("--attempts", "2", "--max-new-tokens", "8", "--settings", "distill.yaml")
+    again = run(capfd, "distill", "model", "--data", "data.jsonl", *columns, *tries, "--out", "tried")
+    assert (again["shards"], again["spec"]["max_new_tokens"], again["spec"]["temperature"]) == (3, 8, 0.7)
+    assert len(again["acceptance_by_attempt"]) == 2
     verdict = run(capfd, "validate", "own", "--gate", "gate.yaml", "--model", "model", "--page", "gate.html")
     assert verdict["passed"]
     assert "<html" in Path("gate.html").read_text()
@@ -151,6 +161,10 @@ def test_a_gate_that_is_not_passed_ends_with_3_and_says_what_to_do(inputs, capfd
         (
             ("distill", "model", "--data", "data.jsonl", "--engine", "endpoint", "--out", "x"),
             "--url and --served-model",
+        ),
+        (
+            ("distill", "model", "--data", "data.jsonl", "--settings", "list.yaml", "--out", "x"),
+            "holds a list",
         ),
         (("tune", "model", "--data", "suite.yaml", "--out", "x"), "suite.yaml"),
         (("evaluate", "model", "--suite", "gate.yaml"), "unknown key"),

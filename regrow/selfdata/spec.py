@@ -1,11 +1,13 @@
 """How the unpruned model is asked to rewrite a set."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from regrow.selfdata.engines import EndpointSpec, VllmSpec
 from regrow.selfdata.rule import BANNED_PHRASES
+
+_RETRY_TEMPERATURE = 0.7
 
 
 class SelfDataSpec(BaseModel):
@@ -18,7 +20,12 @@ class SelfDataSpec(BaseModel):
     )
     use_reference: bool = Field(True, description="show the reference answer to the model that rewrites")
     max_new_tokens: int = Field(256, ge=1, description="longest rewrite, in tokens")
-    temperature: float = Field(0.0, ge=0.0, description="softmax temperature of sampling; 0 is greedy")
+    temperature: float = Field(
+        0.0,
+        ge=0.0,
+        description="softmax temperature of sampling; 0 is greedy. With several attempts, that of the further "
+        f"ones: {_RETRY_TEMPERATURE} if not given",
+    )
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="nucleus: probability mass that is sampled from")
     attempts: int = Field(
         1, ge=1, le=64, description="tries per record; with several the first one is greedy"
@@ -39,6 +46,13 @@ class SelfDataSpec(BaseModel):
     banned_phrases: tuple[str, ...] = Field(
         BANNED_PHRASES, description="a rewrite with one of these (whole words, any case) is not accepted"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _further_attempts_are_sampled(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("attempts", 1) != 1:
+            return {"temperature": _RETRY_TEMPERATURE} | value
+        return value
 
     @model_validator(mode="after")
     def _the_engine_has_its_settings(self) -> "SelfDataSpec":

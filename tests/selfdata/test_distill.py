@@ -251,7 +251,15 @@ def test_a_model_without_a_chat_template(tmp_path):
         distill(model, records(2), "math", SPEC, tmp_path / "out")
 
 
-@pytest.mark.parametrize("wrong", [{"attempts": 2}, {"top_p": 0}, {"max_new_tokens": 0}, {"nonsense": 1}])
+def test_several_attempts_are_sampled_without_being_told():
+    assert SelfDataSpec(attempts=3).temperature == 0.7
+    assert SelfDataSpec(attempts=3, temperature=1.0).temperature == 1.0
+    assert SelfDataSpec().temperature == 0.0
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"attempts": 2, "temperature": 0}, {"top_p": 0}, {"max_new_tokens": 0}, {"nonsense": 1}]
+)
 def test_impossible_settings(wrong):
     with pytest.raises(ValidationError):
         SelfDataSpec(**wrong)

@@ -8,17 +8,16 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from regrow.device import free_memory
 from regrow.errors import RegrowError
 from regrow.selfdata.engines.base import ChatPrompts, Generation, Sampling, checked_seeds
 
 if TYPE_CHECKING:
+    import torch
+
     from regrow.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
-
 
 # Beyond this many rows a CPU gets no faster, measured; a GPU does until its memory is full.
 _MOST_ROWS = {"cpu": 64, "cuda": 512}
@@ -51,6 +50,8 @@ class TransformersEngine(ChatPrompts):
         progress: Callable[[int], None] | None = None,
     ) -> list[Generation]:
         """Continue each prompt; see `Engine.generate`."""
+        import torch
+
         tokens, own = self._encode(texts), checked_seeds(seeds, texts, sampling)
         results = self._overlong(tokens, sampling.max_new_tokens, progress)
         pending = [i for i, result in enumerate(results) if result is None]
@@ -84,6 +85,8 @@ class TransformersEngine(ChatPrompts):
         Raises:
             RegrowError: a single one was.
         """
+        import torch
+
         if rows == 1:
             raise RegrowError(
                 "self-data: the GPU's memory does not hold one prompt with its answer; lower "
@@ -95,6 +98,8 @@ class TransformersEngine(ChatPrompts):
 
     def _batch(self, prompts: list[list[int]], sampling: Sampling, seeds: Sequence[int]) -> list[list[int]]:
         """Return the new tokens of each prompt, the end token included."""
+        import torch
+
         device = self._model.device
         longest = max(map(len, prompts))
         ids = torch.zeros(len(prompts), longest, dtype=torch.long)
@@ -143,11 +148,13 @@ class TransformersEngine(ChatPrompts):
         return answers
 
 
-def _chances(seeds: Sequence[int], count: int) -> torch.Tensor:
+def _chances(seeds: Sequence[int], count: int) -> "torch.Tensor":
     """Draw `count` numbers in [0, 1) for each seed: (seeds, count), float64.
 
     Each row has its own, so what it draws does not depend on the rows that share its batch.
     """
+    import torch
+
     return torch.stack(
         [
             torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -156,7 +163,7 @@ def _chances(seeds: Sequence[int], count: int) -> torch.Tensor:
     )
 
 
-def _choose(logits: torch.Tensor, sampling: Sampling, chance: torch.Tensor | None) -> torch.Tensor:
+def _choose(logits: "torch.Tensor", sampling: Sampling, chance: "torch.Tensor | None") -> "torch.Tensor":
     """Pick the next token of each row.
 
     Args:
@@ -165,6 +172,8 @@ def _choose(logits: torch.Tensor, sampling: Sampling, chance: torch.Tensor | Non
         chance: float64 in [0, 1), (batch,): where on the cumulative distribution the token lies; None takes
             the likeliest.
     """
+    import torch
+
     if chance is None:
         return logits.argmax(-1)
     probabilities = (logits / sampling.temperature).softmax(-1)
