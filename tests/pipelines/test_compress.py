@@ -179,7 +179,7 @@ def test_a_failed_gate_stops_before_fine_tuning_and_says_why(tmp_path):
         "verdict = Client().get_artifact_version('failed_gate_plants')\n"
         "print([one.name for one in verdict.load().failed() if one.severity == 'stop'], len(verdict.visualizations))"
     )
-    assert project.python(code).splitlines()[-1] == "['acceptance rate'] 1"
+    assert project.python(code).splitlines()[-1] == "['acceptance rate'] 2"
 
 
 def test_bad_configurations_end_with_one_line_and_status_2(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -246,3 +247,15 @@ def test_impossible_settings(wrong):
 
 def test_public_names():
     assert set(quality.__all__) >= {"GateSpec", "GateResult", "validate", "page", "explain", "enforce"}
+
+
+def test_the_page_for_users_tells_of_every_check_and_field():
+    lines = (Path(__file__).parents[2] / "docs/quality.md").read_text().splitlines()
+    table = [line.split(" | ") for line in lines if line.startswith("| `")]
+    for name, severity in SEVERITIES.items():
+        (row,) = [cells for cells in table if f"`{name}`" in cells[0]]
+        assert row[1].split(",")[0] == severity, name
+    text = "\n".join(lines)
+    assert [
+        field for field in GateSpec.model_fields if f"`{field}`" not in text and f"{field}:" not in text
+    ] == []
