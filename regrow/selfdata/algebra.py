@@ -44,6 +44,7 @@ _REFUSED = re.compile(
     r"|(?<![A-Za-z}])_|_\{?[^\w{]"  # a base, not an index
     r"|\d_"
     r"|/\s*[\w.]+\s*[A-Za-z(\\]"  # x/2y: what is divided?
+    r"|/[^/+=<>-]*/"  # 1/2/3 may be a date
     r"|[)}\]]\s*\d"  # (x)2
     r"|\^\s*[-+]?\w*\s*\^|\^\{[^{}]*\^"  # a power in an exponent
     r"|\)\s*\^\s*\{?\s*(?:1[3-9]|[2-9]\d|\d{3,})"  # a sum to a high power has very many terms
@@ -179,6 +180,11 @@ class _Worker:
             return process.stdout.readline().strip() or None
         except OSError:
             return None
+        except BaseException:
+            # An answer that nobody has read must not become that of the next question.
+            process.kill()
+            process.wait()
+            raise
         finally:
             timer.cancel()
             timer.join()

@@ -155,7 +155,7 @@ def _enclosed(left: str, right: str, deeper: Deeper) -> bool | None:
     if one is None or other is None:
         # (x + 1) is x + 1, but [1] is not 1.
         (kind, body), plain = (one, right) if one else (other or ("", ""), left)
-        return deeper(body, plain) if kind == "()" and not _top_commas(body) else None
+        return kind == "()" and not _top_commas(body) and deeper(body, plain)
     if one[0] != other[0]:
         return False
     if one[0] == "{}":

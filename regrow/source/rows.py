@@ -87,6 +87,11 @@ def read_texts(spec: TextSpec) -> list[str]:
         if text is _ABSENT:
             has = ", ".join(rows[number])
             raise InputError(f"{spec.source}: row {number + 1} has no column {spec.column!r}; it has {has}")
+        if isinstance(text, str) and _has_surrogate(text):
+            raise InputError(
+                f"{spec.source}: row {number + 1}: column {spec.column!r} holds half of a character (a lone "
+                "surrogate); mend the row"
+            )
         if isinstance(text, str) and len(text.strip()) >= spec.min_chars:
             texts.setdefault(text.strip())
         if len(texts) == spec.limit:

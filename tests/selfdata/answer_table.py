@@ -195,6 +195,7 @@ MATH = {
         ("The answer is 7/2/2020.", "7/2", N),
         ("The answer is 2020-07-02.", "2020", N),
         ("The answer is 5th.", "5", N),
+        ("The answer is 1/2/3.", "1/6", N),
     ],
     "latex": [
         (r"Hence \boxed{\frac{7}{2}}.", "3.5", A),
@@ -283,6 +284,9 @@ MATH = {
         (r"\boxed{[0,1)}", "(0,1)", N),
         (r"\boxed{\{1,2\}}", r"\{2, 1\}", A),
         (r"\boxed{\{1,2\}}", r"\{1,2,3\}", N),
+        (r"\boxed{[3]}", "3", N),
+        (r"\boxed{(3)}", "3", A),
+        (r"\boxed{(5,6)}", "5, 6", N),
         (r"\boxed{1,2}", "1, 2", A),
         (r"\boxed{1,2}", "2, 1", N),
         (r"\boxed{1,2}", "1.2", N),

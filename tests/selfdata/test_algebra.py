@@ -4,9 +4,12 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from regrow.errors import RegrowError
 from regrow.selfdata import algebra
@@ -102,6 +105,27 @@ def test_a_killed_process_is_replaced():
     assert worker._process is None
 
 
+def test_an_interrupted_question_leaves_no_answer_behind(monkeypatch):
+    worker = algebra._Worker()
+    assert not worker.ask("x+1", "x+2")
+
+    class Interrupted:
+        def __init__(self, stream):
+            self.close = stream.close
+
+        def readline(self):
+            raise KeyboardInterrupt
+
+    process = worker._process
+    monkeypatch.setattr(process, "stdout", Interrupted(process.stdout))
+    with pytest.raises(KeyboardInterrupt):
+        worker.ask("x+1", "1+x")
+    # The true answer to that question is not taken for the answer to this one.
+    assert not worker.ask("x+3", "x+4")
+    assert worker._process is not process
+    worker.close()
+
+
 def test_memory_is_limited():
     worker = algebra._Worker()
     worker.ask("x", "y")
@@ -177,3 +201,53 @@ def test_long_texts_are_read_in_linear_time(piece):
     for family in ("math", "choice", "text"):
         extract(text, family)
     assert time.perf_counter() - began < 5.0
+
+
+def _sum(parts):
+    (a, x), (b, y) = parts
+    return f"({a}+{b})", x + y
+
+
+def _difference(parts):
+    (a, x), (b, y) = parts
+    return f"({a}-{b})", x - y
+
+
+def _product(parts):
+    (a, x), (b, y) = parts
+    return f"{a} \\cdot {b}", x * y
+
+
+def _quotient(parts):
+    (a, x), (b, y) = parts
+    return (f"\\frac{{{a}}}{{{b}}}", x / y) if y else (a, x)
+
+
+def _square(part):
+    return f"({part[0]})^{{2}}", part[1] ** 2
+
+
+NUMBERS = st.integers(0, 20).map(lambda n: (str(n), Fraction(n))) | st.decimals(0, 9, places=2).map(
+    lambda d: (str(d), Fraction(d))
+)
+EXPRESSIONS = st.recursive(
+    NUMBERS,
+    lambda inner: (
+        st.tuples(inner, inner).flatmap(
+            lambda pair: st.sampled_from([_sum(pair), _difference(pair), _product(pair), _quotient(pair)])
+        )
+        | inner.map(_square)
+    ),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(EXPRESSIONS, EXPRESSIONS)
+def test_numeric_expressions_are_equal_as_their_values_are(one, other):
+    """Exact arithmetic on the side says what is true; what is refused as too long may only be a no."""
+    assert equal(one[0], other[0], "math") <= (one[1] == other[1]), (one, other)
+    value = f"\\frac{{{one[1].numerator}}}{{{one[1].denominator}}}"
+    if algebra.readable(one[0]) and algebra.readable(value):
+        assert equal(one[0], value, "math"), (one, value)
+    assert not equal(one[0], f"\\frac{{{one[1].numerator + 1}}}{{{one[1].denominator}}}", "math")

@@ -165,3 +165,9 @@ def test_texts_refuse(tmp_path):
         read_texts(TextSpec(name="t", source=source))
     with pytest.raises(InputError, match="no text of 6 characters"):
         read_texts(TextSpec(name="t", source=source, column="doc.query", min_chars=6))
+
+
+def test_texts_with_half_characters_are_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "whole"}\n{"text": "half \\ud83d"}\n')
+    with pytest.raises(InputError, match=r"a\.jsonl: row 2: column 'text' holds half of a character"):
+        read_texts(TextSpec(name="t", source=str(tmp_path / "a.jsonl")))
