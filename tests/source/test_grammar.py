@@ -88,7 +88,7 @@ def test_grammar_never_crashes(text):
         ),
         (
             DatasetSpec,
-            {"name": "s", "source": "a.jsonl", "adapter": "columns"},
+            {"name": "s", "source": "a.jsonl", "adapter": "columns", "columns": {"input": "x"}},
             "instruction, reference missing",
         ),
         (
