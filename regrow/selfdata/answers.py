@@ -176,27 +176,25 @@ def _letter(answer: str) -> str | None:
 
 def _math(text: str) -> str | None:
     """Return the answer that stands last among boxes, #### marks and statements; else the last number."""
-    stated: list[tuple[int, str | None]] = []
-    if (box := _boxed(text)) is not None:
+    stated: list[tuple[int, str | None]] = [
+        (match.start(1), match[1].strip()) for match in _MARKED.finditer(text)
+    ]
+    box = _boxed(text)
+    if box is not None:
         stated.append(box)
-    stated += [(match.start(1), match[1].strip()) for match in _MARKED.finditer(text)]
-    unclear = None
     for match in list(_MATH_STATED.finditer(text))[-_STATEMENTS:]:
         rest = text[match.end() : match.end() + _REACH]
         said = _sentence(rest).strip("*_` ")
-        if said and not _ASKED.match(rest) and "\\boxed" not in said and "\\fbox" not in said:
-            value = _number_said(said)
-            stated.append((match.end(), value)) if value else None
-            unclear = (match.end(), said)
-    if unclear and all(unclear[0] > at for at, _ in stated):
-        # A statement without a plain number ("3:30", "x + 1") is the answer all the same, but a box is clearer.
-        box_before = any("boxed" in text[max(0, at - 9) : at] for at, _ in stated)
-        if not box_before:
-            return unclear[1].strip("$ ") or None
-    if stated:
-        at, value = max(stated, key=lambda one: one[0])
-        return None if _RETRACTED.search(text, at) else value or None
-    return _last_number(text)
+        if not said or _ASKED.match(rest) or "boxed" in said or "\\fbox" in said:
+            continue
+        value = _number_said(said)
+        # Without a plain number ("3:30", "x + 1") it is the answer all the same, but a box before is clearer.
+        if value or box is None or match.end() < box[0]:
+            stated.append((match.end(), value or said.strip("$ ")))
+    if not stated:
+        return _last_number(text)
+    at, value = max(stated, key=lambda one: one[0])
+    return None if _RETRACTED.search(text, at) else value or None
 
 
 def _number_said(said: str) -> str | None:

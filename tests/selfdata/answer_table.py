@@ -110,6 +110,10 @@ MATH = {
         (r"\boxed{5}. Hold on, the answer is 6.", "6", A),
         (r"\boxed{5}. Hold on, the answer is 6.", "5", N),
         ("The answer is 8. Oops, it should be 9.", "8", N),
+        ("The answer is x + 1. Wait, that is wrong.", "x+1", N),
+        (r"\boxed{7}. The answer is easy to see.", "7", A),
+        ("The answer is 7. But the answer is not clear.", "7", N),
+        ("Is the answer 7? The answer is 8.", "8", A),
         ("At first the answer is 3, but the final answer is 4.", "4", A),
     ],
     "trailing commentary": [
