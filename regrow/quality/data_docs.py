@@ -9,6 +9,7 @@ import re
 from html import escape
 from typing import Any
 
+from regrow.quality.silence import quiet
 from regrow.quality.spec import GateResult
 
 # In this order: what holds others first.
@@ -42,13 +43,17 @@ _HARMLESS = str.maketrans({"<": "\u2039", ">": "\u203a", "&": "+"})
 
 def page(result: GateResult) -> str:
     """Return Great Expectations' page of the validation that the verdict rests on, as one file."""
-    from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResultSchema
-    from great_expectations.render.renderer import ValidationResultsPageRenderer
-    from great_expectations.render.view import DefaultJinjaPageView
+    with quiet():
+        from great_expectations.core.expectation_validation_result import (
+            ExpectationSuiteValidationResultSchema,
+        )
+        from great_expectations.render.renderer import ValidationResultsPageRenderer
+        from great_expectations.render.view import DefaultJinjaPageView
 
-    validation = ExpectationSuiteValidationResultSchema().load(_harmless(result.validation))
-    document = ValidationResultsPageRenderer(run_info_at_end=True).render(validation)
-    return _alone(DefaultJinjaPageView().render(document), result.dataset)
+        validation = ExpectationSuiteValidationResultSchema().load(_harmless(result.validation))
+        document = ValidationResultsPageRenderer(run_info_at_end=True).render(validation)
+        html = DefaultJinjaPageView().render(document)
+    return _alone(html, result.dataset)
 
 
 def _alone(html: str, name: str) -> str:

@@ -132,7 +132,11 @@ def _computed(row: dict[str, Any], spec: GateSpec, family: str) -> dict[str, Any
     response, reference = str(row["response"] or ""), str(row["reference"] or "")
     question, answer = prompts.question(row), row["answer"]
     rewritten = row["decision"] == REWRITTEN
-    said, stated = (answers.extract(text, family) for text in (response, reference))
+    said = answers.extract(response, family)
+    # Most references were kept, or were rewritten to the same answer: the second look is spared.
+    stated = said if reference == response else answers.extract(reference, family)
+    agrees = answers.equal(said, answer, family)
+    states = agrees if stated == said else answers.equal(stated, answer, family)
     # The words of a phrase may be apart in the text, but none may be missing: most texts need no closer look.
     plain = " ".join(response.replace("\u2019", "'").casefold().split())
     found = personal.find("\n".join(dict.fromkeys((question, reference, response))))
@@ -149,9 +153,9 @@ def _computed(row: dict[str, Any], spec: GateSpec, family: str) -> dict[str, Any
         "accepted": float(rewritten),
         "normal_response": " ".join(response.casefold().split()),
         "answer_stated": said,
-        "answer_agrees": answers.equal(said, answer, family) if rewritten else None,
+        "answer_agrees": agrees if rewritten else None,
         "reference_stated": stated,
-        "reference_agrees": None if answer is None else answers.equal(stated, answer, family),
+        "reference_agrees": None if answer is None else states,
         "reference_kept": None if rewritten else response == reference,
     }
 

@@ -12,6 +12,7 @@ table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; border-bottom: 1px solid var(--line); }
 .good { color: var(--good); } .bad { color: var(--bad); } .fair { color: var(--fair); }
 .rows td, .rows th { font-size: .85rem; padding: .2rem .6rem; overflow-wrap: anywhere; }
+.rows th, .rows td:nth-child(-n+2) { white-space: nowrap; }
 code { font-size: .85em; overflow-wrap: anywhere; } small { opacity: .75; }
 """
 

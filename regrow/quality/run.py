@@ -1,16 +1,14 @@
 """Running a suite with Great Expectations 1.x: in memory, silent, nothing sent anywhere."""
 
 import json
-import logging
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from regrow.quality.checks import Check
 from regrow.quality.page import clip
 from regrow.quality.personal import mask
+from regrow.quality.silence import quiet
 from regrow.quality.spec import Finding, GateSpec
 
 if TYPE_CHECKING:
@@ -50,7 +48,7 @@ def run(table: "pd.DataFrame", checks: Sequence[Check], spec: GateSpec, name: st
         spec: says how bad each failure is.
         name: what Data Docs call the suite.
     """
-    with _quiet():
+    with quiet():
         import great_expectations as gx
         from great_expectations.data_context.types.base import ProgressBarsConfig
 
@@ -150,7 +148,7 @@ def _offending(check: Check, number: int, table: "pd.DataFrame") -> dict[str, An
     text = "" if check.shown not in table or row[check.shown] is None else str(row[check.shown])
     return {
         "row": int(number),
-        "id": _plain(row.get("id")),
+        "id": None if row.get("id") is None else clip(row["id"]),
         "value": _plain(value),
         "text": clip(mask(text)),
     }
@@ -163,24 +161,3 @@ def _plain(value: Any) -> str | int | float | bool | None:
     if isinstance(value, bool | int | float):
         return value
     return clip(mask(str(value)))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    # Read when GX is imported: without it, it reports to its makers.
-    os.environ["GX_ANALYTICS_ENABLED"] = "False"
-    parent = logging.getLogger("great_expectations")
-    before = {parent: parent.level}
-    parent.setLevel(logging.ERROR)
-    import great_expectations  # noqa: F401 - some of its loggers set a level of their own when imported
-
-    for name in list(logging.root.manager.loggerDict):
-        if name.startswith(("great_expectations.", "posthog")):
-            logger = logging.getLogger(name)
-            before[logger] = logger.level
-            logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in before.items():
-            logger.setLevel(level)

