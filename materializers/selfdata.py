@@ -1,5 +1,6 @@
 """Self-data in the artifact store: the records as Parquet, a sample of rewrites in the dashboard."""
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 from zenml.enums import ArtifactType, VisualizationType
@@ -21,7 +22,9 @@ class SelfDataMaterializer(BaseMaterializer):
 
     def save(self, data: SelfData) -> None:
         """Store the folder, and last the digest that says it is complete."""
-        put_folder(data.folder, f"{self.uri}/data")
+        with self.get_temporary_directory(delete_at_exit=True) as scratch:
+            folder = data.folder if data.folder.is_dir() else data.as_folder(Path(scratch) / "data").folder
+            put_folder(folder, f"{self.uri}/data")
         with self.artifact_store.open(f"{self.uri}/digest", "w") as stream:
             stream.write(data.digest)
 

@@ -34,9 +34,12 @@ def _inside(module: ModuleType) -> list[ModuleType]:
     return [import_module(f"{module.__name__}.{name}") for name in names]
 
 
-def templates() -> str:
-    """Return the digest of the packaged prompt templates."""
+def self_data_files() -> str:
+    """Return the digest of what decides on self-data besides code: the packaged templates, and the rule's version."""
     import regrow.selfdata
+    from regrow.selfdata import rule
 
     folder = Path(regrow.selfdata.__file__).parent / "templates"
-    return canonical_digest({file.name: sha256_of(file) for file in sorted(folder.iterdir())})
+    return canonical_digest(
+        [rule.version(), {file.name: sha256_of(file) for file in sorted(folder.iterdir())}]
+    )

@@ -4,18 +4,18 @@ from typing import Annotated
 
 from zenml import step
 
+from regrow import adapters, records
 from regrow.checkpoint import Checkpoint
-from regrow.records import read_records
-from regrow.selfdata import SelfData, SelfDataSpec, answers, distill, engines, prompts, rewrite, rule
-from regrow.source import DatasetSpec
-from steps.caching import depends_on, templates
+from regrow.selfdata import SelfData, SelfDataSpec, distill, engines, prompts, rewrite, rule
+from regrow.source import DatasetSpec, rows
+from steps.caching import depends_on, self_data_files
 from steps.tracking import log_stage
 from steps.workspace import measured, work_dir
 
 
 @step(
     experiment_tracker=True,
-    cache_policy=depends_on(prompts, engines, answers, rewrite, rule, files=templates),
+    cache_policy=depends_on(adapters, records, rows, prompts, engines, rewrite, rule, files=self_data_files),
 )
 def generate_self_data(
     base: Checkpoint, dataset: DatasetSpec, spec: SelfDataSpec
@@ -23,7 +23,8 @@ def generate_self_data(
     """Let the unpruned model rewrite every reference answer (regrow.selfdata)."""
     with measured():
         work = work_dir()
-        records = read_records(dataset)
-        data = distill(base, records, dataset.family, spec, work / "data", work / "shards")
-        log_stage(f"generate_self_data.{dataset.name}", dataset, data)
+        reading = records.read_and_count(dataset)
+        data = distill(base, reading.records, dataset.family, spec, work / "data", work / "shards")
+        counts = {f"read.{name}": count for name, count in reading.counts().items()}
+        log_stage(f"generate_self_data.{dataset.name}", dataset, counts, data)
     return data

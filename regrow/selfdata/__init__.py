@@ -7,7 +7,7 @@ from regrow.selfdata.prompts import load_template, question, student_messages
 from regrow.selfdata.rule import BANNED_PHRASES, DECISIONS, REWRITTEN
 from regrow.selfdata.shift import Shift, ShiftSpec
 from regrow.selfdata.spec import SelfDataSpec
-from regrow.selfdata.store import COLUMNS, SelfData
+from regrow.selfdata.store import COLUMNS, SelfData, export
 
 __all__ = [
     "BANNED_PHRASES",
@@ -24,6 +24,7 @@ __all__ = [
     "TransformersEngine",
     "distill",
     "equal",
+    "export",
     "extract",
     "load_template",
     "matches",

@@ -41,11 +41,12 @@ class Rewriter:
         self._checkpoint, self._family, self._spec, self._template = checkpoint, family, spec, template
         self._engine: Engine | None = None
         self._settings = {
-            "format": 2,
+            "format": 3,
             "model": checkpoint.digest,
             "spec": spec.model_dump(mode="json", exclude=_NOT_IN_KEY),
             "template": [template.system, template.user, template.assistant],
             "family": family,
+            "rule": rule.version(),
             "runtime": _runtime(checkpoint, spec),
         }
 
@@ -107,11 +108,11 @@ class Rewriter:
         )
 
     def _row(self, record: "Record", generation: Generation, decision: str, attempts: int) -> dict[str, Any]:
-        response = record.reference
-        if decision == REWRITTEN:
-            response = rule.join(self._template.assistant, generation.text)
+        written = rule.join(self._template.assistant, generation.text) if generation.text else ""
+        response = written if decision == REWRITTEN else record.reference
         return {name: getattr(record, name) for name in _FROM_RECORD} | {
             "response": response,
+            "rewrite": written,
             "engine": self._spec.engine,
             "decision": decision,
             "attempts": attempts,

@@ -6,8 +6,11 @@ SDFT, arXiv 2402.13669); otherwise the reference stays and the decision says why
 
 import re
 from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
+from regrow.files import canonical_digest, sha256_of
 from regrow.selfdata import answers
 from regrow.selfdata.engines import Generation
 
@@ -42,6 +45,8 @@ REFUSALS = (
     "i cannot help with",
 )
 BANNED_PHRASES = TASK_PHRASES + REFUSALS
+# The modules whose code a decision depends on.
+_DECIDE = ("rule", "answers", "exact", "symbolic", "algebra", "algebra_worker")
 
 
 def judge(generation: Generation, prefix: str, answer: str | None, family: str, banned: Sequence[str]) -> str:
@@ -57,6 +62,19 @@ def judge(generation: Generation, prefix: str, answer: str | None, family: str, 
     if family != "open" and answer is None:
         return NO_ANSWER
     return REWRITTEN if answers.matches(join(prefix, generation.text), answer, family) else DIFFERS
+
+
+def version() -> str:
+    """Return a digest that changes when the same rewrite may be decided on otherwise.
+
+    It covers the code of this rule and of comparing answers, and the version of math-verify.
+    """
+    try:
+        comparator = metadata.version("math-verify")
+    except metadata.PackageNotFoundError:  # a machine that only generates choice, text or open data
+        comparator = ""
+    code = [sha256_of(Path(__file__).with_name(f"{name}.py")) for name in _DECIDE]
+    return canonical_digest([comparator, *code])
 
 
 def banned_phrase(text: str, banned: Sequence[str]) -> str | None:

@@ -38,6 +38,7 @@ COLUMNS = {
     "answer": "string",
     "source": "string",
     "response": "string",
+    "rewrite": "string",
     "engine": "string",
     "decision": "string",
     "attempts": "int64",

@@ -17,6 +17,7 @@ def row(i, **changes):
         "answer": letter,
         "source": "fruit",
         "response": f"People like to eat the {FRUIT[i]}. The answer is {letter}) {FRUIT[i]}.",
+        "rewrite": f"People like to eat the {FRUIT[i]}. The answer is {letter}) {FRUIT[i]}.",
         "engine": "transformers",
         "decision": REWRITTEN,
         "attempts": 1,

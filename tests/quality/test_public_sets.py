@@ -33,6 +33,7 @@ def records(name):
 def kept(record):
     return record.model_dump() | {
         "response": record.reference,
+        "rewrite": "",
         "engine": "none",
         "decision": "kept: empty",
         "attempts": 0,

@@ -42,6 +42,11 @@ def test_rows_follow_the_rule(model, tmp_path):
         assert row["reference"] == record.reference
         if row["decision"] != REWRITTEN:
             assert row["response"] == record.reference
+            assert row["rewrite"] or row["decision"] in ("kept: empty", "kept: unfinished"), (
+                "what was written stays"
+            )
+        else:
+            assert row["response"] == row["rewrite"]
         assert row["response_tokens"] == len(row["response"].encode())  # one token a byte
         assert row["prompt_tokens"] > len(record.instruction)
         assert row["attempts"] == 1
@@ -192,6 +197,13 @@ def test_another_configuration_uses_no_old_shard(model, tmp_path, change):
         model, records(4), "math", SPEC.model_copy(update=change), tmp_path / "b", tmp_path / "work"
     )
     assert other.summary["shards_reused"] == 0
+
+
+def test_another_answer_check_uses_no_old_shard(model, tmp_path, monkeypatch):
+    distill(model, records(4), "math", SPEC, tmp_path / "a", tmp_path / "work")
+    monkeypatch.setattr("regrow.selfdata.rule.version", lambda: "another")
+    again = distill(model, records(4), "math", SPEC, tmp_path / "b", tmp_path / "work")
+    assert again.summary["shards_reused"] == 0
 
 
 def test_another_model_family_or_template_text_uses_no_old_shard(model, tmp_path):

@@ -23,6 +23,7 @@ def row(i, response, reference, decision=REWRITTEN):
         "answer": None,
         "source": "s",
         "response": response,
+        "rewrite": response,
         "engine": "transformers",
         "decision": decision,
         "attempts": 1,

@@ -31,6 +31,7 @@ def row(instruction: str, reference: str = "yes", answer: str | None = None, giv
     record = Record(instruction=instruction, input=given, reference=reference, answer=answer, source="set")
     return record.model_dump() | {
         "response": reference,
+        "rewrite": reference,
         "engine": "transformers",
         "decision": REWRITTEN,
         "attempts": 1,
