@@ -18,6 +18,7 @@ from regrow import __version__, commands
 from regrow.errors import RegrowError
 
 Handler = Callable[[argparse.Namespace], dict[str, Any]]
+_SELF_DATA = "folder that distill wrote, or a file of its records (.jsonl, .parquet, .csv)"
 _MODEL = "model folder, GGUF file, hub:org/name@revision or mlflow:models:/name@alias"
 
 
@@ -180,7 +181,15 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument("--data", required=True, help="dataset: a file, a folder or hub:org/name@revision")
     distill.add_argument("--adapter", default="columns", help="what the rows look like (default: columns)")
     distill.add_argument("--column", action="append", metavar="FIELD=COLUMN", help="for the adapter columns")
-    distill.add_argument("--family", choices=("choice", "math", "text", "open"), help="kind of final answer")
+    _family_option(distill)
+    distill.add_argument(
+        "--skip-malformed",
+        dest="malformed",
+        action="store_const",
+        const="skip",
+        default="stop",
+        help="leave rows out that cannot be read, instead of stopping",
+    )
     distill.add_argument("--limit", type=int, help="number of records")
     distill.add_argument(
         "--engine",
@@ -212,9 +221,13 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument(
         "--out", type=Path, required=True, help="folder for records.parquet and summary.json"
     )
+    distill.add_argument(
+        "--export", type=Path, help="write the records as a .jsonl, .parquet or .csv file, too"
+    )
 
     validate = command("validate", commands.validate, "hold a rewritten dataset against the gate")
-    validate.add_argument("data", type=Path, metavar="DATA", help="folder that distill wrote")
+    validate.add_argument("data", type=Path, metavar="DATA", help=_SELF_DATA)
+    _family_option(validate)
     validate.add_argument("--gate", type=Path, help="YAML file with thresholds (default: the built-in ones)")
     validate.add_argument("--model", help="model whose chat template and tokens are checked")
     validate.add_argument(
@@ -230,7 +243,8 @@ def _parser() -> argparse.ArgumentParser:
     shift = command(
         "shift", commands.shift, "see whether rewrites lie closer to the model than the references"
     )
-    shift.add_argument("data", type=Path, metavar="DATA", help="folder that distill wrote")
+    shift.add_argument("data", type=Path, metavar="DATA", help=_SELF_DATA)
+    _family_option(shift)
     shift.add_argument("--model", required=True, help=f"the unpruned model: {_MODEL}")
     shift.add_argument("--settings", type=Path, help="YAML of regrow.selfdata.ShiftSpec: encoder, limit, ...")
     shift.add_argument("--out", type=Path, required=True, help="folder for shift.json and shift.html")
@@ -267,6 +281,14 @@ def _parser() -> argparse.ArgumentParser:
     digest = command("digest", commands.digest, "print the digest that names a model folder's content")
     digest.add_argument("folder", type=Path, metavar="FOLDER")
     return parser
+
+
+def _family_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--family",
+        choices=("choice", "math", "text", "open"),
+        help="kind of final answer, where DATA does not say it",
+    )
 
 
 def _names(text: str) -> list[str]:

@@ -206,9 +206,10 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
 def distill(arguments: argparse.Namespace) -> dict[str, Any]:
     """Let the unpruned model rewrite a dataset's answers."""
     from regrow.config import parse
-    from regrow.records import read_records
-    from regrow.selfdata import SelfDataSpec
+    from regrow.records import read_and_count
+    from regrow.selfdata import SelfDataSpec, export
     from regrow.selfdata import distill as distill_records
+    from regrow.selfdata.store import SUFFIXES
     from regrow.source import DatasetSpec
 
     dataset = {
@@ -219,6 +220,7 @@ def distill(arguments: argparse.Namespace) -> dict[str, Any]:
         "limit": arguments.limit,
         "seed": arguments.seed or 0,
         "family": arguments.family,
+        "malformed": arguments.malformed,
     }
     settings = _yaml(arguments.settings)
     names = ("template", "use_reference", "max_new_tokens", "attempts", "temperature", "seed", "engine")
@@ -228,15 +230,14 @@ def distill(arguments: argparse.Namespace) -> dict[str, Any]:
         settings["endpoint"] = settings.get("endpoint", {}) | given
     if settings.get("engine") == "endpoint" and not {"url", "model"} <= set(settings.get("endpoint", {})):
         raise InputError("--engine endpoint: needs --url and --served-model")
+    if arguments.export and arguments.export.suffix.lower() not in SUFFIXES:
+        raise InputError(f"--export {arguments.export}: unknown format; use {', '.join(SUFFIXES)}")
     spec = parse(DatasetSpec, dataset, "--data")
-    data = distill_records(
-        _open(arguments.model),
-        read_records(spec),
-        spec.family,
-        parse(SelfDataSpec, settings, str(arguments.settings or "distill")),
-        arguments.out,
-    )
-    return {"folder": str(data.folder)} | data.summary
+    asked = parse(SelfDataSpec, settings, str(arguments.settings or "distill"))
+    reading = read_and_count(spec)
+    data = distill_records(_open(arguments.model), reading.records, spec.family, asked, arguments.out)
+    exported = {"export": str(export(data, arguments.export))} if arguments.export else {}
+    return {"folder": str(data.folder), **exported, "read": reading.counts()} | data.summary
 
 
 def validate(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -251,7 +252,7 @@ def validate(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.out and arguments.out.exists():
         raise InputError(f"{arguments.out}: already exists; name another --out folder or remove it")
     gate = parse(quality.GateSpec, _yaml(arguments.gate), str(arguments.gate))
-    data = SelfData.open(arguments.data)
+    data = SelfData.open(arguments.data, arguments.family)
     tokenizer = _open(arguments.model).chat_tokenizer() if arguments.model else None
     texts = None
     if arguments.suite:
@@ -281,12 +282,16 @@ def shift(arguments: argparse.Namespace) -> dict[str, Any]:
     from regrow.selfdata import shift as shifts
 
     spec = parse(ShiftSpec, _yaml(arguments.settings), str(arguments.settings))
-    data = SelfData.open(arguments.data)
+    data = SelfData.open(arguments.data, arguments.family)
     result = shifts.measure(_open(arguments.model), data, arguments.data.absolute().name, spec)
     with atomic_file(arguments.out / "shift.json") as scratch:
         scratch.write_text(result.model_dump_json(indent=2), encoding="utf-8")
     page = _page("shift_page", result, arguments.out / "shift.html")
-    return {"shift": str(arguments.out / "shift.json")} | ({"page": str(page)} if page else {}) | result.summary()
+    return (
+        {"shift": str(arguments.out / "shift.json")}
+        | ({"page": str(page)} if page else {})
+        | result.summary()
+    )
 
 
 def tune(arguments: argparse.Namespace) -> dict[str, Any]:

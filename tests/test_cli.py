@@ -61,6 +61,15 @@ def test_the_stages_in_a_row(inputs, capfd, monkeypatch):
     assert moved["records"] == made["decisions"].get("rewritten", 0)
     assert {path.name for path in Path("moved").iterdir()} == {"shift.json", "shift.html"}
     Path("distill.yaml").write_text("{shard_size: 4, max_new_tokens: 9}")
+    exported = ("--export", "own.csv", "--family", "text")
+    Path("hurt.jsonl").write_text(Path("data.jsonl").read_text() + "{not json\n")
+    assert main(["distill", "model", "--data", "hurt.jsonl", *columns, "--out", "never"]) == 2
+    assert "hurt.jsonl:10" in capfd.readouterr().err
+    hurt = ("--data", "hurt.jsonl", "--skip-malformed", "--max-new-tokens", "2")
+    skipped = run(capfd, "distill", "model", *hurt, *columns, *exported, "--out", "skipped")
+    assert (skipped["read"]["records"], skipped["read"]["malformed"]) == (9, 1)
+    alone = run(capfd, "validate", "own.csv", "--family", "text", "--gate", "gate.yaml")
+    assert alone["digest"] == skipped["digest"]
     tries = ("--attempts", "2", "--max-new-tokens", "8", "--settings", "distill.yaml")
     again = run(capfd, "distill", "model", "--data", "data.jsonl", *columns, *tries, "--out", "tried")
     assert (again["shards"], again["spec"]["max_new_tokens"], again["spec"]["temperature"]) == (3, 8, 0.7)
