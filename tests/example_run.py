@@ -81,6 +81,7 @@ def details() -> dict[str, Any]:
                 "input": "",
                 "reference": "B",
                 "response": "Plants take in carbon dioxide and make sugar of it in the light.\n\nB",
+                "rewrite": "Plants take in carbon dioxide and make sugar of it in the light.\n\nB",
                 "decision": "rewritten",
             },
             {
@@ -89,6 +90,7 @@ def details() -> dict[str, Any]:
                 "input": "a & b",
                 "reference": "2",
                 "response": "2",
+                "rewrite": "Three is the smaller one.",
                 "decision": "kept: answer differs",
             },
         ],
@@ -98,6 +100,8 @@ def details() -> dict[str, Any]:
                 "digest": "d" * 64,
                 "records": 512,
                 "passed": True,
+                "removed": 3,
+                "removed_by": {"contamination": 2, "secrets": 1},
                 "expectations": [
                     {
                         "name": name,

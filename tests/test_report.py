@@ -300,6 +300,7 @@ def test_a_whole_run_from_what_the_steps_return(tmp_path: Path):
         "make sugar of it",
         "acceptance rate",
         "97 of them",
+        "3 of 515 records were taken out (contamination: 2, secrets: 1)",
         "66.7",  # share of records whose rewrite is likelier
         "perplexity under the unpruned model",
         "b: 1",
