@@ -32,7 +32,8 @@ def report(work):
     seconds = time.perf_counter() - start
     if isinstance(answer, dict):  # work that times itself
         seconds = answer.pop("seconds", seconds)
-    print(json.dumps({"seconds": seconds, "peak_mib": (high_water() - before) / 1024, "answer": answer}))
+    found = {"seconds": seconds, "peak_mib": (high_water() - before) / 1024, "answer": answer}
+    Path(sys.argv[3]).write_text(json.dumps(found))  # not to standard output, where libraries write, too
 """
 
 
@@ -79,12 +80,14 @@ def run_variants(
                 python = (pythons or {}).get(name, sys.executable)
                 file = Path(scratch) / "arguments.json"
                 file.write_text(json.dumps(arguments), encoding="utf-8")
-                command = [python, "-c", _SETUP + code, file, out]
+                result = Path(scratch) / "result.json"
+                command = [python, "-c", _SETUP + code, file, out, result]
                 environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
                 done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
                 if done.returncode:
                     sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
-                found[name].append(json.loads(done.stdout.splitlines()[-1]))
+                found[name].append(json.loads(result.read_text(encoding="utf-8")))
+                sys.stderr.write(f"{name}: {found[name][-1]['seconds']:.2f} s\n")
                 shutil.rmtree(out, ignore_errors=True)
     return found
 
