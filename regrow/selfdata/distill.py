@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrow.errors import InputError
+from regrow.files import canonical_digest
 from regrow.selfdata import prompts, rule, store
 from regrow.selfdata.rewrite import Rewriter
 from regrow.selfdata.spec import SelfDataSpec
@@ -44,7 +45,8 @@ def distill(
         records: what to rewrite; the result keeps their order.
         family: choice, math, text or open: how final answers are compared.
         spec: template, decoding and engine.
-        out: the folder to write; appears whole, replaces an earlier one.
+        out: the folder to write; appears whole, replaces an earlier one, unless that was made of the same
+            model, records and settings: then it is returned as it is.
         work: where finished shards live; the same folder on a later run continues it. By default a
             hidden sibling of `out` that goes when `out` is there.
 
@@ -57,12 +59,15 @@ def distill(
     shards = out.parent / f".{out.name}.work" if work is None else work
     rewriter = Rewriter(checkpoint, family, spec, template)
     parts = [records[start : start + spec.shard_size] for start in range(0, len(records), spec.shard_size)]
+    keys = [rewriter.key(part) for part in parts]
+    if (finished := _finished(out, canonical_digest(keys))) is not None:
+        return finished
     rows: list[dict[str, Any]] = []
     headers: list[dict[str, Any]] = []
     with _bar(len(records)) as bar:
         jobs = [
-            _Job(part, shards / f"shard-{number:05d}-{rewriter.key(part)[:16]}.jsonl", rewriter, bar.update)
-            for number, part in enumerate(parts)
+            _Job(part, shards / f"shard-{number:05d}-{key[:16]}.jsonl", rewriter, bar.update)
+            for number, (part, key) in enumerate(zip(parts, keys, strict=True))
         ]
         found = {job.file: shard for job in jobs if (shard := job.finished()) is not None}
         for header, done in _all(jobs, found, rewriter):
@@ -83,6 +88,7 @@ def distill(
         "engine": spec.engine,
         "seed": spec.seed,
         "model": checkpoint.digest,
+        "key": canonical_digest(keys),
         "spec": spec.model_dump(mode="json"),
     }
     data = store.save(rows, details, out)
@@ -129,6 +135,20 @@ def _all(jobs: Sequence[_Job], found: dict[Path, _Shard], rewriter: Rewriter) ->
                 yield found.get(job.file) or running[job.file].result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _finished(out: Path, key: str) -> SelfData | None:
+    """Return the set if an earlier call with the same everything made it."""
+    if not (out / "summary.json").exists():
+        return None
+    try:
+        data = SelfData.open(out)
+    except InputError:
+        return None  # damaged: it is made again
+    if data.summary.get("key") != key or "before" in data.summary:  # the gate wrote what has a `before`
+        return None
+    log.info("%s: made before with the same model, records and settings; nothing to do", out)
+    return data
 
 
 def _wall_clock(headers: Iterable[dict[str, Any]]) -> float:

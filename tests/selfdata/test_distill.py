@@ -1,10 +1,5 @@
 import json
 import logging
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -132,41 +127,6 @@ def test_open_reads_back_and_notices_changes(model, tmp_path):
         SelfData.open(tmp_path / "nowhere")
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from regrow.checkpoint import Checkpoint
-from regrow.selfdata import SelfDataSpec, distill
-from tests.selfdata.test_distill import SPEC, records
-distill(Checkpoint.open(sys.argv[1]), records(60), "open", SPEC, Path(sys.argv[2]), Path(sys.argv[3]))
-"""
-
-
-def test_a_killed_run_goes_on_and_ends_the_same(model, tmp_path):
-    whole = distill(model, records(60), "open", SPEC, tmp_path / "whole")
-    work = tmp_path / "work"
-    child = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(model.folder), str(tmp_path / "out"), str(work)],
-        cwd=Path(__file__).parents[2],
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    deadline = time.monotonic() + 120
-    while len(list(work.glob("shard-*"))) < 2 and child.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    child.kill()
-    child.wait()
-    assert not (tmp_path / "out").exists()
-    done = {path.name: path.stat().st_mtime_ns for path in work.glob("shard-*")}
-    assert len(done) >= 2
-    resumed = distill(model, records(60), "open", SPEC, tmp_path / "out", work)
-    assert resumed.digest == whole.digest
-    assert resumed.summary["shards_reused"] >= len(done)
-    for name, stamp in done.items():
-        assert (work / name).stat().st_mtime_ns == stamp, "a finished shard is not made again"
-    assert not list(tmp_path.glob(".out.partial*"))
-
-
 def test_finished_shards_need_no_model(model, tmp_path, monkeypatch):
     first = distill(model, records(), "math", SPEC, tmp_path / "a", tmp_path / "work")
 
@@ -178,6 +138,17 @@ def test_finished_shards_need_no_model(model, tmp_path, monkeypatch):
     assert again.digest == first.digest
     assert again.summary["shards_reused"] == 3
     assert again.summary["tokens"] == first.summary["tokens"]
+
+
+def test_a_finished_set_is_not_made_again(model, tmp_path, monkeypatch):
+    first = distill(model, records(), "math", SPEC, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(TransformersEngine, "__init__", lambda *_: pytest.fail("the model was loaded"))
+        assert distill(model, records(), "math", SPEC, tmp_path / "out") == first
+    other = distill(model, records(), "math", SPEC.model_copy(update={"seed": 1}), tmp_path / "out")
+    assert other.summary["seed"] == 1
+    (tmp_path / "out/records.parquet").write_bytes(b"damaged")
+    assert distill(model, records(), "math", SPEC, tmp_path / "out").digest == first.digest
 
 
 @pytest.mark.parametrize(

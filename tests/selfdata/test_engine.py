@@ -3,7 +3,7 @@ import torch
 
 from regrow.errors import RegrowError
 from regrow.selfdata.engines import Sampling, TransformersEngine
-from regrow.selfdata.engines.transformers import _choose
+from regrow.selfdata.engines.batch import choose
 from tests.tiny import tiny_checkpoint
 
 PROMPTS = ["a", "hello there, how are you", "x" * 40, "1 + 1 =", "", "zz top", "q" * 17]
@@ -36,12 +36,15 @@ def test_greedy_is_what_transformers_writes(engine):
             assert generation.text == engine._tokenizer.decode(expected, skip_special_tokens=True)
 
 
+@pytest.mark.parametrize("batch_size", [8, 3])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text", "mistral"])
-def test_ended_rows_leave_without_disturbing_the_others(tmp_path, family):
+def test_rows_leave_and_join_without_disturbing_the_others(tmp_path, family, batch_size):
     settings = {"sliding_window": 8} if family in ("gemma3_text", "mistral") else {}
     if family in ("qwen3", "gemma3_text"):
         settings["head_dim"] = 8
-    engine = TransformersEngine(tiny_checkpoint(tmp_path / "m", family=family, **settings), batch_size=8)
+    engine = TransformersEngine(
+        tiny_checkpoint(tmp_path / "m", family=family, **settings), batch_size=batch_size
+    )
     prompts = [prompt for prompt in PROMPTS if prompt]
     free = engine.generate(prompts, Sampling(max_new_tokens=20))
     # Make tokens that some answers hold end tokens: those rows now end early, at different steps.
@@ -53,6 +56,28 @@ def test_ended_rows_leave_without_disturbing_the_others(tmp_path, family):
         expected = stock(engine, prompt, 20)
         assert generation.text == engine._tokenizer.decode(expected, skip_special_tokens=True)
         assert generation.finished == (expected[-1] in engine._ends)
+
+
+def test_waiting_prompts_take_the_places_of_ended_ones(engine, monkeypatch):
+    """A long answer does not keep the others waiting, and nobody's text depends on who shares the batch."""
+    prompts = [f"{number} " * (1 + number % 5) for number in range(24)]
+    # One token in ten ends an answer, so that their lengths differ much.
+    monkeypatch.setattr(engine, "_ends", engine._ends | set(range(5, 261, 10)))
+    settings, seeds = Sampling(max_new_tokens=60, temperature=1.0), list(range(24))
+    alone = [engine.generate([prompts[i]], settings, [seeds[i]])[0] for i in range(24)]
+    lengths = [one.tokens for one in alone]
+    forward, rows = engine._model.forward, []
+
+    def counted(*args, **kwargs):
+        rows.append(len(kwargs["input_ids"]))
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(engine._model, "forward", counted)
+    assert engine.generate(prompts, settings, seeds) == alone
+    assert max(rows) == 4
+    order = sorted(range(24), key=lambda i: (-len(prompts[i]), i))
+    fixed_batches = sum(max(lengths[i] for i in order[start : start + 4]) for start in range(0, 24, 4))
+    assert len(rows) < 0.8 * fixed_batches, (len(rows), fixed_batches, lengths)
 
 
 def test_unfinished_at_the_limit(engine):
@@ -110,7 +135,7 @@ def test_nucleus_leaves_the_tail_out():
     chance = torch.linspace(0, 1 - 1e-12, 400, dtype=torch.float64)
 
     def shares(top_p):
-        picked = _choose(logits, Sampling(temperature=1.0, top_p=top_p), chance)
+        picked = choose(logits, Sampling(temperature=1.0, top_p=top_p), chance)
         return [round((picked == token).double().mean().item(), 2) for token in range(4)]
 
     assert shares(0.6) == pytest.approx([0.625, 0.375, 0, 0], abs=0.01)
@@ -121,7 +146,7 @@ def test_nucleus_leaves_the_tail_out():
 def test_a_token_without_chance_is_never_picked():
     logits = torch.tensor([[float("-inf"), 0.0, float("-inf")]]).repeat(3, 1)
     chance = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
-    assert _choose(logits, Sampling(temperature=1.0), chance).tolist() == [1, 1, 1]
+    assert choose(logits, Sampling(temperature=1.0), chance).tolist() == [1, 1, 1]
 
 
 def test_rows_are_as_many_as_fit_into_memory(engine, monkeypatch):

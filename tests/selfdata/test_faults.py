@@ -2,8 +2,12 @@
 
 import errno
 import json
+import os
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ from regrow.selfdata.engines import EndpointSpec
 from tests.openai_server import serving, stall
 from tests.tiny import tiny_checkpoint
 
+ROOT = Path(__file__).parents[2]
 SPEC = SelfDataSpec(max_new_tokens=8, shard_size=2)
 
 
@@ -27,6 +32,53 @@ def records(n=8):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return tiny_checkpoint(tmp_path_factory.mktemp("faults") / "m")
+
+
+CHILD = """
+import json, sys
+from pathlib import Path
+from regrow.checkpoint import Checkpoint
+from regrow.selfdata import SelfDataSpec, distill
+from tests.selfdata.test_faults import records
+model, spec, out, work = sys.argv[1:]
+distill(Checkpoint.open(model), records(60), "open", SelfDataSpec(**json.loads(spec)), Path(out), Path(work))
+"""
+
+
+@pytest.mark.parametrize("engine", ["transformers", "endpoint"])
+def test_a_killed_run_goes_on_and_ends_the_same(model, tmp_path, engine):
+    """Twice by SIGKILL, with one shard at a time and with several."""
+    with serving(model, delay=0.02) as server:
+        settings = {"max_new_tokens": 12, "shard_size": 3, "engine": engine, "attempts": 2}
+        if engine == "endpoint":
+            settings["endpoint"] = {"url": server.url, "model": "tiny", "in_flight": 7}
+        spec = SelfDataSpec(**settings)
+        whole = distill(model, records(60), "open", spec, tmp_path / "whole")
+        asked = len(server.requests)
+        work, stamps = tmp_path / "work", {}
+        for wanted in (2, 9):
+            child = subprocess.Popen(
+                [sys.executable, "-c", CHILD, model.folder, spec.model_dump_json(), tmp_path / "out", work],
+                cwd=ROOT,
+                stderr=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+            )
+            deadline = time.monotonic() + 120
+            while len(list(work.glob("shard-*"))) < wanted and child.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            child.kill()
+            assert child.wait() == -signal.SIGKILL
+            assert not (tmp_path / "out").exists()
+            stamps |= {path: path.stat().st_mtime_ns for path in work.glob("shard-*")}
+        data = distill(model, records(60), "open", spec, tmp_path / "out", work)
+        again = len(server.requests) - asked
+    assert data.digest == whole.digest
+    assert data.summary["shards_reused"] >= len(stamps) >= 9
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items()), "none is made again"
+    assert not list(tmp_path.glob(".out.partial*"))
+    if engine == "endpoint":
+        assert asked <= again < 2 * asked, "only what was in flight is asked for again"
 
 
 def test_a_full_disk_stops_the_run_and_keeps_what_is_finished(model, tmp_path, monkeypatch):
