@@ -8,7 +8,7 @@ from regrow import quality, records
 from regrow.checkpoint import Checkpoint
 from regrow.evaluate import EvaluateSpec, task_texts
 from regrow.quality import GateResult, GateSpec
-from regrow.selfdata import SelfData, algebra, answers, exact, prompts, rule, symbolic
+from regrow.selfdata import SelfData, answers, prompts, rule
 from steps.caching import depends_on
 from steps.tracking import log_stage
 from steps.workspace import fresh, measured, work_dir
@@ -16,7 +16,7 @@ from steps.workspace import fresh, measured, work_dir
 
 @step(
     experiment_tracker=True,
-    cache_policy=depends_on(quality, records, answers, exact, symbolic, algebra, prompts, rule),
+    cache_policy=depends_on(quality, records, answers, prompts, rule),
 )
 def validate_data(
     data: SelfData, base: Checkpoint, name: str, gate: GateSpec, evaluation: EvaluateSpec

@@ -7,8 +7,7 @@ from itertools import pairwise
 import pytest
 
 from regrow.records import Reading, read_and_count
-from regrow.selfdata import exact
-from regrow.selfdata.answers import equal, matches
+from regrow.selfdata.answers import equal, exact, matches
 from regrow.source import DatasetSpec
 from tests.public_sets import public_set
 

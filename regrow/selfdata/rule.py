@@ -45,8 +45,6 @@ REFUSALS = (
     "i cannot help with",
 )
 BANNED_PHRASES = TASK_PHRASES + REFUSALS
-# The modules whose code a decision depends on.
-_DECIDE = ("rule", "answers", "exact", "symbolic", "algebra", "algebra_worker")
 
 
 def judge(generation: Generation, prefix: str, answer: str | None, family: str, banned: Sequence[str]) -> str:
@@ -73,7 +71,8 @@ def version() -> str:
         comparator = metadata.version("math-verify")
     except metadata.PackageNotFoundError:  # a machine that only generates choice, text or open data
         comparator = ""
-    code = [sha256_of(Path(__file__).with_name(f"{name}.py")) for name in _DECIDE]
+    own = Path(__file__)
+    code = [sha256_of(file) for file in (own, *sorted((own.parent / "answers").glob("*.py")))]
     return canonical_digest([comparator, *code])
 
 

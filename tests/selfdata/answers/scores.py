@@ -1,4 +1,4 @@
-"""How three ways to compare final answers do on the labelled table: `python -m tests.selfdata.answer_scores`."""
+"""How three ways to compare final answers do on the labelled table: `python -m tests.selfdata.answers.scores`."""
 
 import logging
 import re
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from regrow.selfdata.answers import matches
-from tests.selfdata.answer_table import TABLE
+from tests.selfdata.answers.table import TABLE
 
 Comparator = Callable[[str, str, str], bool]
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")

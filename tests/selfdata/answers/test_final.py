@@ -6,10 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regrow.errors import InputError
-from regrow.selfdata import exact, symbolic
-from regrow.selfdata.answers import equal, extract, matches, normalise
-from tests.selfdata.answer_scores import last_number, math_verify_alone, ours, score
-from tests.selfdata.answer_table import TABLE
+from regrow.selfdata.answers import equal, exact, extract, matches, normalise, symbolic
+from tests.selfdata.answers.scores import last_number, math_verify_alone, ours, score
+from tests.selfdata.answers.table import TABLE
 
 
 @pytest.mark.parametrize(

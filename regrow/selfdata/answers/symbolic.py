@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from regrow.selfdata import algebra, exact
+from regrow.selfdata.answers import algebra, exact
 
 LONGEST = 1_000  # characters of an answer; longer ones are compared as they stand
 # Deeper nesting is no answer.

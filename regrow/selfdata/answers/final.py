@@ -11,7 +11,7 @@ import unicodedata
 from fractions import Fraction
 
 from regrow.errors import InputError
-from regrow.selfdata import exact, symbolic
+from regrow.selfdata.answers import exact, symbolic
 
 # "<word> is", "<word> to the question is indeed", "**<word>:**", before the answer itself.
 _VERDICT = (

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regrow.errors import RegrowError
-from regrow.selfdata import algebra
-from regrow.selfdata.answers import equal, extract
+from regrow.selfdata.answers import algebra, equal, extract
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -140,7 +139,7 @@ def test_memory_is_limited():
 def test_after_a_fork_the_child_has_a_process_of_its_own():
     code = (
         "import os\n"
-        "from regrow.selfdata import algebra\n"
+        "from regrow.selfdata.answers import algebra\n"
         "assert algebra.same('x+1', '1+x')\n"
         "child = os.fork()\n"
         "if child == 0:\n"

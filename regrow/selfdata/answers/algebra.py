@@ -150,7 +150,7 @@ class _Worker:
             process.communicate()
 
     def _start(self) -> "subprocess.Popen[str]":
-        script = Path(__file__).with_name("algebra_worker.py")
+        script = Path(__file__).with_name("worker.py")
         process = subprocess.Popen(
             [sys.executable, "-P", str(script)],  # -P: the modules beside it must not stand in for others
             stdin=subprocess.PIPE,
