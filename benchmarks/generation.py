@@ -4,8 +4,9 @@
 
 SmolLM2-135M-Instruct rewrites SciQ answers by the template of the default run; same prompts, same greedy settings. The
 loop takes batches of 32 in the order of the data, as most scripts do. regrow's variants are the whole of `distill`:
-rendering, the rule, shards of 32 records written to disk; an answer that does not end counts as empty. Loading models and starting servers is not in the clock.
-The variants with vLLM run where `make .venv-vllm/.ready` has put it.
+rendering, the rule, shards that are written to disk, of 32 records where several run at one time; an answer that does
+not end counts as empty. Loading models and starting servers is not in the clock. The variants with vLLM run where
+`make .venv-vllm/.ready` has put it.
 """
 
 import yaml
@@ -26,7 +27,7 @@ from regrow.records import Record
 from regrow.selfdata import SelfDataSpec, distill
 base = Checkpoint.open(arguments["base"])
 records = [Record(**one) for one in arguments["records"]]
-common = {"template": "choice", "max_new_tokens": arguments["most"], "shard_size": 32}
+common = {"template": "choice", "max_new_tokens": arguments["most"]}
 def distilled(**settings):
     data = distill(base, records, "open", SelfDataSpec(**common, **settings), out)
     texts = [row["response"] if row["decision"] == "rewritten" else "" for row in data.rows()]
@@ -78,14 +79,14 @@ report(work)
     + """
 os.environ |= arguments["environment"]
 vllm = {"max_model_len": 1024, "max_num_seqs": arguments["sequences"], "enforce_eager": True}
-report(lambda: distilled(engine="vllm", vllm=vllm))
+report(lambda: distilled(engine="vllm", vllm=vllm, shard_size=32))
 """,
     "regrow, engine endpoint": _DISTILL
     + """
 from infra.vllm.serve import free_port, vllm_serve
 with vllm_serve(base.folder, "base", out.parent / "log", free_port(), max_num_seqs=arguments["sequences"]) as server:
     endpoint = {"url": server.url, "model": "base", "in_flight": arguments["sequences"]}
-    report(lambda: distilled(engine="endpoint", endpoint=endpoint))
+    report(lambda: distilled(engine="endpoint", endpoint=endpoint, shard_size=32))
 """,
 }
 

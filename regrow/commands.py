@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from regrow.prune import PrunePlan
 
 
-def _open(source: str) -> "Checkpoint":
+def open_model(source: str) -> "Checkpoint":
     """Return the checkpoint of a MODEL argument; what is not a folder is resolved once and kept in the cache."""
     from regrow.checkpoint import Checkpoint
     from regrow.config import parse
@@ -119,7 +119,9 @@ def _measure(arguments: argparse.Namespace, work: Path | None = None) -> "LayerI
         if (value := getattr(arguments, name, None)) is not None:
             settings[name] = value
     spec = parse(layers.ImportanceSpec, settings, "importance")
-    return layers.compute(_open(arguments.model), read_texts(parse(TextSpec, texts, "--data")), spec, work)
+    return layers.compute(
+        open_model(arguments.model), read_texts(parse(TextSpec, texts, "--data")), spec, work
+    )
 
 
 def prune(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -128,7 +130,7 @@ def prune(arguments: argparse.Namespace) -> dict[str, Any]:
 
     if not (arguments.out or arguments.dry_run):
         raise InputError("--out: name the folder for the pruned model (or say --dry-run)")
-    base = _open(arguments.model)
+    base = open_model(arguments.model)
     plan = PrunePlan.read(arguments.plan) if arguments.plan else _plan(base, arguments)
     if arguments.dry_run:
         if arguments.out:
@@ -191,7 +193,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         if unknown := sorted(set(given) - set(known)):
             raise InputError(f"{option}: unknown {unknown[0]!r}; choose among {', '.join(known)}")
     result = compare_criteria(
-        _open(arguments.model),
+        open_model(arguments.model),
         LayerImportance.read(arguments.importance),
         parse(EvaluateSpec, _yaml(arguments.suite), str(arguments.suite)),
         arguments.out,
@@ -235,7 +237,7 @@ def distill(arguments: argparse.Namespace) -> dict[str, Any]:
     spec = parse(DatasetSpec, dataset, "--data")
     asked = parse(SelfDataSpec, settings, str(arguments.settings or "distill"))
     reading = read_and_count(spec)
-    data = distill_records(_open(arguments.model), reading.records, spec.family, asked, arguments.out)
+    data = distill_records(open_model(arguments.model), reading.records, spec.family, asked, arguments.out)
     exported = {"export": str(export(data, arguments.export))} if arguments.export else {}
     return {"folder": str(data.folder), **exported, "read": reading.counts()} | data.summary
 
@@ -253,7 +255,7 @@ def validate(arguments: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"{arguments.out}: already exists; name another --out folder or remove it")
     gate = parse(quality.GateSpec, _yaml(arguments.gate), str(arguments.gate))
     data = SelfData.open(arguments.data, arguments.family)
-    tokenizer = _open(arguments.model).chat_tokenizer() if arguments.model else None
+    tokenizer = open_model(arguments.model).chat_tokenizer() if arguments.model else None
     texts = None
     if arguments.suite:
         texts = task_texts(parse(EvaluateSpec, _yaml(arguments.suite), str(arguments.suite)))
@@ -283,7 +285,7 @@ def shift(arguments: argparse.Namespace) -> dict[str, Any]:
 
     spec = parse(ShiftSpec, _yaml(arguments.settings), str(arguments.settings))
     data = SelfData.open(arguments.data, arguments.family)
-    result = shifts.measure(_open(arguments.model), data, arguments.data.absolute().name, spec)
+    result = shifts.measure(open_model(arguments.model), data, arguments.data.absolute().name, spec)
     with atomic_file(arguments.out / "shift.json") as scratch:
         scratch.write_text(result.model_dump_json(indent=2), encoding="utf-8")
     page = _page("shift_page", result, arguments.out / "shift.html")
@@ -301,7 +303,7 @@ def tune(arguments: argparse.Namespace) -> dict[str, Any]:
     from regrow.tune import tune as tune_model
 
     recipe = parse(Recipe, _yaml(arguments.recipe), str(arguments.recipe or "recipe"))
-    tuned = tune_model(_open(arguments.model), arguments.data, recipe, arguments.out)
+    tuned = tune_model(open_model(arguments.model), arguments.data, recipe, arguments.out)
     return {"folder": str(tuned.folder)} | tuned.summary
 
 
@@ -314,7 +316,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
 
     spec = parse(EvaluateSpec, _yaml(arguments.suite), str(arguments.suite))
     scores = [
-        evaluate_model(Path(name).name, _open(name), spec, arguments.cache) for name in arguments.models
+        evaluate_model(Path(name).name, open_model(name), spec, arguments.cache) for name in arguments.models
     ]
     return {
         "models": [
@@ -332,7 +334,7 @@ def merge(arguments: argparse.Namespace) -> dict[str, Any]:
     if len(arguments.models) < 2:
         raise InputError("merge: name at least two models")
     spec = parse(MergeSpec, {"method": arguments.method, "t": arguments.t}, "merge")
-    result = merge_many([_open(name) for name in arguments.models], spec, arguments.out)
+    result = merge_many([open_model(name) for name in arguments.models], spec, arguments.out)
     return {"folder": str(result.checkpoint.folder)} | result.summary()
 
 
@@ -343,7 +345,7 @@ def register(arguments: argparse.Namespace) -> dict[str, Any]:
     from regrow.registry import register as register_model
 
     spec = parse(RegistrySpec, {"name": arguments.name, "alias": arguments.alias}, "register")
-    done = register_model(_open(arguments.model), spec, tags=_pairs(arguments.tag, "--tag"), metrics={})
+    done = register_model(open_model(arguments.model), spec, tags=_pairs(arguments.tag, "--tag"), metrics={})
     return done.model_dump(mode="json") | {"uri": done.uri}
 
 
