@@ -16,7 +16,7 @@ from benchmarks.variants import options, run_variants, table
 from infra.vllm.serve import ENVIRONMENT, python
 from regrow.records import read_records
 from regrow.selfdata import load_template
-from regrow.selfdata.engines.base import ChatPrompts
+from regrow.selfdata.engines.base import ChatEngine
 from regrow.source import DatasetSpec
 
 _PLAIN, _RAW = "plain padded generate loop", "raw vLLM"
@@ -98,7 +98,7 @@ def main() -> None:
     base = demo_model(parameters)
     records = read_records(DatasetSpec(**parameters["datasets"][0] | {"limit": given.prompts}))
     template = load_template("choice", "choice")
-    chat = ChatPrompts(base)
+    chat = ChatEngine(base)
     arguments = {
         "base": str(base.folder),
         "records": [record.model_dump() for record in records],

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -47,6 +47,15 @@ class Generation:
     seed: int = -1
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt to be continued: `number` is its place in the call, `seed` is -1 for greedy decoding."""
+
+    number: int
+    prompt: list[int]
+    seed: int
+
+
 class Engine(Protocol):
     """Anything that continues prompts.
 
@@ -84,8 +93,8 @@ class Engine(Protocol):
         ...
 
 
-class ChatPrompts:
-    """What every engine does with its model's tokenizer, which is always the checkpoint's own.
+class ChatEngine:
+    """What every engine has in common: the checkpoint's own tokenizer, and what is done before and after.
 
     Args:
         checkpoint: the model; needs a chat template.
@@ -109,6 +118,43 @@ class ChatPrompts:
         with self._tokenizing:
             return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def generate(
+        self,
+        texts: Sequence[str],
+        sampling: Sampling,
+        seeds: Sequence[int] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Generation]:
+        """Continue each prompt; see `Engine.generate`.
+
+        Raises:
+            ValueError: sampling without a seed for each prompt.
+            RegrowError: the engine gave up.
+        """
+        if sampling.temperature and (seeds is None or len(seeds) != len(texts)):
+            raise ValueError("sampling needs a seed for each prompt")
+        results: dict[int, Generation] = {}
+        requests = []
+        for i, prompt in enumerate(self._encode(texts)):
+            # An empty prompt has nothing to continue; one that leaves no room for the answer is refused.
+            if not prompt or len(prompt) + sampling.max_new_tokens > self._context:
+                results[i] = Generation("", 0, finished=False, prompt_tokens=len(prompt), overlong=True)
+            else:
+                requests.append(Request(i, prompt, seeds[i] if seeds and sampling.temperature else -1))
+        if progress and results:
+            progress(len(results))
+        for request, generation in self._continue(requests, sampling):
+            results[request.number] = generation
+            if progress:
+                progress(1)
+        return [results[i] for i in range(len(texts))]
+
+    def _continue(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Iterator[tuple[Request, Generation]]:
+        """Yield each request with what was written, as they end."""
+        raise NotImplementedError
+
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of rendered prompts, which hold their special tokens already."""
         if not texts:
@@ -117,37 +163,11 @@ class ChatPrompts:
             tokens: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         return tokens
 
-    def _decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of generated tokens, special ones left out."""
+    def _written(self, request: Request, tokens: Sequence[int], *, finished: bool) -> Generation:
+        """Return what generated tokens say, special ones left out."""
         with self._tokenizing:
-            return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
-
-    def _overlong(
-        self, tokens: Sequence[Sequence[int]], room: int, progress: Callable[[int], None] | None
-    ) -> list[Generation | None]:
-        """Return a refusal for each prompt that is empty or leaves no `room` for an answer, else None."""
-        results = [
-            None
-            if ids and len(ids) + room <= self._context
-            else Generation("", 0, finished=False, prompt_tokens=len(ids), overlong=True)
-            for ids in tokens
-        ]
-        if progress and (refused := sum(result is not None for result in results)):
-            progress(refused)
-        return results
-
-
-def checked_seeds(seeds: Sequence[int] | None, texts: Sequence[str], sampling: Sampling) -> Sequence[int]:
-    """Return a seed for each prompt: those that were given, or -1 for greedy decoding.
-
-    Raises:
-        ValueError: sampling without a seed for each prompt.
-    """
-    if not sampling.temperature:
-        return [-1] * len(texts)
-    if seeds is None or len(seeds) != len(texts):
-        raise ValueError("sampling needs a seed for each prompt")
-    return seeds
+            text = str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+        return Generation(text, len(tokens), finished, len(request.prompt), seed=request.seed)
 
 
 def _end_tokens(checkpoint: "Checkpoint", tokenizer: "PreTrainedTokenizerBase") -> set[int]:

@@ -14,19 +14,10 @@ import torch
 import torch.nn.functional as F
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from regrow.selfdata.engines.base import Sampling
+from regrow.selfdata.engines.base import Request, Sampling
 
 _ROOM = 64  # tokens that a cache can grow by before it is moved
 _READ = 4096  # tokens of prompts, padding included, that are read at one time
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A prompt to be continued: `number` names it, `seed` is below zero for greedy decoding."""
-
-    number: int
-    prompt: list[int]
-    seed: int
 
 
 @dataclass(slots=True)

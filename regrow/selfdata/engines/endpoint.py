@@ -7,12 +7,12 @@ Shards that were finished before stay.
 """
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
 from regrow.errors import InputError, RegrowError
-from regrow.selfdata.engines.base import ChatPrompts, Generation, Sampling, checked_seeds
+from regrow.selfdata.engines.base import ChatEngine, Generation, Request, Sampling
 from regrow.selfdata.engines.spec import EndpointSpec
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 
 
-class EndpointEngine(ChatPrompts):
+class EndpointEngine(ChatEngine):
     """Generation by an OpenAI-compatible server.
 
     Args:
@@ -54,55 +54,37 @@ class EndpointEngine(ChatPrompts):
         self._pool = ThreadPoolExecutor(max_workers=spec.in_flight, thread_name_prefix="endpoint")
         self._failure: RegrowError | None = None
 
-    def generate(
-        self,
-        texts: Sequence[str],
-        sampling: Sampling,
-        seeds: Sequence[int] | None = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[Generation]:
-        """Continue each prompt; see `Engine.generate`.
-
-        Raises:
-            InputError: the server refuses a request, or tokenizes otherwise than the checkpoint.
-            RegrowError: the server is gone, or what it says is no answer.
-        """
-        tokens, own = self._encode(texts), checked_seeds(seeds, texts, sampling)
-        results = self._overlong(tokens, sampling.max_new_tokens, progress)
-
-        def one(i: int) -> None:
-            # What failed for good ends the stage: the requests that still wait need not find out for themselves.
-            if self._failure is not None:
-                raise self._failure
-            try:
-                results[i] = self._complete(tokens[i], sampling, own[i])
-            except RegrowError as error:
-                self._failure = self._failure or error
-                raise
-            if progress:
-                progress(1)
-
-        asked = [self._pool.submit(one, i) for i, result in enumerate(results) if result is None]
+    def _continue(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Iterator[tuple[Request, Generation]]:
+        asked = {self._pool.submit(self._complete, request, sampling): request for request in requests}
         try:
-            wait(asked, return_when=FIRST_EXCEPTION)
+            for future in as_completed(asked):
+                yield asked[future], future.result()
         finally:
             for future in asked:
                 future.cancel()
-        for future in asked:
-            if future.done() and not future.cancelled():
-                future.result()
-        return [result for result in results if result is not None]
 
-    def _complete(self, prompt: list[int], sampling: Sampling, seed: int) -> Generation:
+    def _complete(self, request: Request, sampling: Sampling) -> Generation:
+        # What failed for good ends the stage: the requests that still wait need not find out for themselves.
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return self._completion(request, sampling)
+        except RegrowError as error:
+            self._failure = self._failure or error
+            raise
+
+    def _completion(self, request: Request, sampling: Sampling) -> Generation:
         body: dict[str, Any] = {
             "model": self._spec.model,
-            "prompt": prompt,
+            "prompt": request.prompt,
             "max_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
         }
-        if seed >= 0:
-            body["seed"] = seed
+        if request.seed >= 0:
+            body["seed"] = request.seed
         answer = self._ask("POST", "/completions", body)
         try:
             choice, usage = answer["choices"][0], answer["usage"]
@@ -112,12 +94,12 @@ class EndpointEngine(ChatPrompts):
             raise RegrowError(
                 f"{self._spec.url}: the answer is not that of an OpenAI-compatible completions server ({error!r})"
             ) from None
-        if read != len(prompt):
+        if read != len(request.prompt):
             raise InputError(
-                f"endpoint.model: the server read {read} tokens of a prompt of {len(prompt)}; it serves another "
-                "model, or adds tokens of its own"
+                f"endpoint.model: the server read {read} tokens of a prompt of {len(request.prompt)}; it serves "
+                "another model, or adds tokens of its own"
             )
-        return Generation(text, count, finished=reason == "stop", prompt_tokens=len(prompt), seed=seed)
+        return Generation(text, count, finished=reason == "stop", prompt_tokens=read, seed=request.seed)
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         import requests

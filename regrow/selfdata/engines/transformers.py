@@ -7,12 +7,12 @@ the same texts.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from regrow.device import free_memory
 from regrow.errors import RegrowError
-from regrow.selfdata.engines.base import ChatPrompts, Generation, Sampling, checked_seeds
+from regrow.selfdata.engines.base import ChatEngine, Generation, Request, Sampling
 
 if TYPE_CHECKING:
     from regrow.checkpoint import Checkpoint
@@ -25,7 +25,7 @@ _WORTH_IT = 0.25
 _MOST_ROWS = {"cpu": 64, "cuda": 512}
 
 
-class TransformersEngine(ChatPrompts):
+class TransformersEngine(ChatEngine):
     """Generation in this process.
 
     Args:
@@ -44,35 +44,15 @@ class TransformersEngine(ChatPrompts):
         # The allocator needs slack, and a CPU's memory belongs to other processes too.
         self._memory = int(free_memory() * (0.8 if self._model.device.type == "cuda" else 0.5))
 
-    def generate(
-        self,
-        texts: Sequence[str],
-        sampling: Sampling,
-        seeds: Sequence[int] | None = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[Generation]:
-        """Continue each prompt; see `Engine.generate`."""
-        tokens, own = self._encode(texts), checked_seeds(seeds, texts, sampling)
-        results = self._overlong(tokens, sampling.max_new_tokens, progress)
-        pending = [i for i, result in enumerate(results) if result is None]
-        for i, answer in self._answers(pending, tokens, own, sampling):
-            finished = bool(answer) and answer[-1] in self._ends
-            results[i] = Generation(self._decode(answer), len(answer), finished, len(tokens[i]), seed=own[i])
-            if progress:
-                progress(1)
-        return [result for result in results if result is not None]
-
-    def _answers(
-        self, pending: Sequence[int], tokens: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling
-    ) -> Iterator[tuple[int, list[int]]]:
-        """Yield the number of each prompt with its new tokens, as they end."""
+    def _continue(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Iterator[tuple[Request, Generation]]:
         import torch
 
-        from regrow.selfdata.engines.batch import Request, RunningBatch
+        from regrow.selfdata.engines.batch import RunningBatch
 
-        # Neighbours of like length waste the least padding; the index makes the order total.
-        order = sorted(pending, key=lambda i: (-len(tokens[i]), i))
-        waiting = deque(Request(i, tokens[i], seeds[i]) for i in order)
+        # Neighbours of like length waste the least padding; the number makes the order total.
+        waiting = deque(sorted(requests, key=lambda one: (-len(one.prompt), one.number)))
         batch = RunningBatch(self._model, self._ends, sampling)
         while waiting or batch:
             most = self._fitting(
@@ -96,7 +76,8 @@ class TransformersEngine(ChatPrompts):
                 waiting.extendleft(reversed(begun.values()))
                 batch = RunningBatch(self._model, self._ends, sampling)
                 continue
-            yield from ((request.number, answer) for request, answer in ended)
+            for request, answer in ended:
+                yield request, self._written(request, answer, finished=answer[-1] in self._ends)
 
     def _fitting(self, length: int) -> int:
         """Return how many sequences of `length` tokens, answers included, fit into memory: at least one."""

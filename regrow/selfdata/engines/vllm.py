@@ -7,18 +7,18 @@ tokenized here, as for every engine.
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from regrow.errors import InputError
-from regrow.selfdata.engines.base import ChatPrompts, Generation, Sampling, checked_seeds
+from regrow.selfdata.engines.base import ChatEngine, Generation, Request, Sampling
 from regrow.selfdata.engines.spec import VllmSpec
 
 if TYPE_CHECKING:
     from regrow.checkpoint import Checkpoint
 
 
-class VllmEngine(ChatPrompts):
+class VllmEngine(ChatEngine):
     """Generation by vLLM.
 
     Args:
@@ -65,20 +65,13 @@ class VllmEngine(ChatPrompts):
         self._finished: dict[str, Any] = {}
         self._stepping = threading.Lock()
 
-    def generate(
-        self,
-        texts: Sequence[str],
-        sampling: Sampling,
-        seeds: Sequence[int] | None = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[Generation]:
-        """Continue each prompt; see `Engine.generate`."""
-        tokens, own = self._encode(texts), checked_seeds(seeds, texts, sampling)
-        results = self._overlong(tokens, sampling.max_new_tokens, progress)
-        waiting = {str(next(self._numbers)): i for i, result in enumerate(results) if result is None}
+    def _continue(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Iterator[tuple[Request, Generation]]:
+        waiting = {str(next(self._numbers)): request for request in requests}
         self._queue.extend(
-            (name, {"prompt_token_ids": tokens[i]}, self._settings(sampling, own[i]))
-            for name, i in waiting.items()
+            (name, {"prompt_token_ids": request.prompt}, self._settings(sampling, request.seed))
+            for name, request in waiting.items()
         )
         while waiting:
             with self._stepping:
@@ -86,18 +79,11 @@ class VllmEngine(ChatPrompts):
                     self._step()
                 done = {name: self._finished.pop(name) for name in list(waiting) if name in self._finished}
             for name, output in done.items():
-                i = waiting.pop(name)
-                answer = output.outputs[0]
-                results[i] = Generation(
-                    self._decode(answer.token_ids),
-                    len(answer.token_ids),
-                    finished=answer.finish_reason == "stop",
-                    prompt_tokens=len(tokens[i]),
-                    seed=own[i],
+                answer, request = output.outputs[0], waiting.pop(name)
+                yield (
+                    request,
+                    self._written(request, answer.token_ids, finished=answer.finish_reason == "stop"),
                 )
-            if progress and done:
-                progress(len(done))
-        return [result for result in results if result is not None]
 
     def _step(self) -> None:
         """Hand over what has come in, and let every sequence grow by a token; the lock must be held."""
