@@ -133,8 +133,11 @@ def _all(jobs: Sequence[_Job], found: dict[Path, _Shard], rewriter: Rewriter) ->
         try:
             for job in jobs:
                 yield found.get(job.file) or running[job.file].result()
-        finally:
+        except BaseException:
+            # An error, or Ctrl-C: shards that are being made would keep the process until they are whole.
             pool.shutdown(wait=False, cancel_futures=True)
+            rewriter.stop()
+            raise
 
 
 def _finished(out: Path, key: str) -> SelfData | None:

@@ -61,6 +61,11 @@ class Rewriter:
         # As many as keep it full while the last answers of one shard come in, and another begins.
         return 2 + self._engine.in_flight // self._spec.shard_size if self._engine.in_flight else 1
 
+    def stop(self) -> None:
+        """Give up the shards that other threads are making."""
+        if self._engine is not None:
+            self._engine.close()
+
     def shard(
         self, part: Sequence["Record"], progress: Callable[[int], Any]
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:

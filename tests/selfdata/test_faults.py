@@ -158,6 +158,30 @@ def test_a_server_that_never_answers_is_given_up(model, tmp_path):
     assert [row["id"] for row in data.rows()] == [record.id for record in records()]
 
 
+def test_ctrl_c_ends_it_soon_and_it_goes_on(model, tmp_path):
+    """Shards that are being made do not keep the process; what was finished stays."""
+    with serving(model, delay=0.3) as server:
+        settings = {"max_new_tokens": 4, "shard_size": 20, "engine": "endpoint"}
+        settings["endpoint"] = {"url": server.url, "model": "tiny", "in_flight": 2}
+        spec, work = SelfDataSpec(**settings), tmp_path / "work"
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, model.folder, spec.model_dump_json(), tmp_path / "out", work],
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        deadline = time.monotonic() + 120
+        while len(server.requests) < 4 and child.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        pressed = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        child.wait(60)
+        # The forty requests of the two shards would take six seconds more.
+        assert time.monotonic() - pressed < 4
+        assert len(server.requests) < 20
+
+
 def test_a_chat_template_without_a_system_role(tmp_path):
     """What the system turn would have said stands at the head of the user's, and all else goes its way."""
     plain = tiny_checkpoint(tmp_path / "m")

@@ -84,6 +84,10 @@ class Engine(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Give up what is still being worked on; calls of `generate` in other threads end with an error."""
+        ...
+
     def render(self, messages: list[dict[str, str]], prefix: str = "") -> str:
         """Return the prompt for a conversation; the answer starts with `prefix`."""
         ...
@@ -107,6 +111,9 @@ class ChatEngine:
         self._ends = _end_tokens(checkpoint, self._tokenizer)
         # Fast tokenizers raise "Already borrowed" when two threads use one.
         self._tokenizing = threading.Lock()
+
+    def close(self) -> None:
+        """Give up what is still being worked on; an engine of one call at a time has nothing to give up."""
 
     def render(self, messages: list[dict[str, str]], prefix: str = "") -> str:
         """Return the prompt for a conversation, by the model's own chat template."""

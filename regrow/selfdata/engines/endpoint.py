@@ -54,6 +54,11 @@ class EndpointEngine(ChatEngine):
         self._pool = ThreadPoolExecutor(max_workers=spec.in_flight, thread_name_prefix="endpoint")
         self._failure: RegrowError | None = None
 
+    def close(self) -> None:
+        """Ask no more; answers that are on their way are not waited for."""
+        self._failure = self._failure or RegrowError("stopped")
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
     def _continue(
         self, requests: Sequence[Request], sampling: Sampling
     ) -> Iterator[tuple[Request, Generation]]:

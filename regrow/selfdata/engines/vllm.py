@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from regrow.errors import InputError
+from regrow.errors import InputError, RegrowError
 from regrow.selfdata.engines.base import ChatEngine, Generation, Request, Sampling
 from regrow.selfdata.engines.spec import VllmSpec
 
@@ -64,6 +64,11 @@ class VllmEngine(ChatEngine):
         self._queue: deque[tuple[str, Any, Any]] = deque()
         self._finished: dict[str, Any] = {}
         self._stepping = threading.Lock()
+        self._closed = False
+
+    def close(self) -> None:
+        """Step no further; every call that waits ends with an error."""
+        self._closed = True
 
     def _continue(
         self, requests: Sequence[Request], sampling: Sampling
@@ -74,6 +79,8 @@ class VllmEngine(ChatEngine):
             for name, request in waiting.items()
         )
         while waiting:
+            if self._closed:
+                raise RegrowError("stopped")
             with self._stepping:
                 if self._finished.keys().isdisjoint(waiting):
                     self._step()
