@@ -55,9 +55,11 @@ class EndpointEngine(ChatEngine):
         self._failure: RegrowError | None = None
 
     def close(self) -> None:
-        """Ask no more; answers that are on their way are not waited for."""
+        """Ask no more: requests that wait fail when their turn comes, which is at once.
+
+        They are not cancelled: `as_completed`, in the thread that waits for them, would not hear of it.
+        """
         self._failure = self._failure or RegrowError("stopped")
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _continue(
         self, requests: Sequence[Request], sampling: Sampling
