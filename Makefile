@@ -54,7 +54,7 @@ format: setup ## Put the code into the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## Measure against what a user would pick instead
+bench: setup $(VLLM)/.ready ## Measure against what a user would pick instead
 	$(BIN)/python -m benchmarks.importance
 	$(BIN)/python -m benchmarks.prune
 	$(BIN)/python -m benchmarks.generation

@@ -237,9 +237,10 @@ def distill(arguments: argparse.Namespace) -> dict[str, Any]:
     spec = parse(DatasetSpec, dataset, "--data")
     asked = parse(SelfDataSpec, settings, str(arguments.settings or "distill"))
     reading = read_and_count(spec)
-    data = distill_records(open_model(arguments.model), reading.records, spec.family, asked, arguments.out)
+    model, counts = open_model(arguments.model), reading.counts()
+    data = distill_records(model, reading.records, spec.family, asked, arguments.out, read=counts)
     exported = {"export": str(export(data, arguments.export))} if arguments.export else {}
-    return {"folder": str(data.folder), **exported, "read": reading.counts()} | data.summary
+    return {"folder": str(data.folder), **exported} | data.summary
 
 
 def validate(arguments: argparse.Namespace) -> dict[str, Any]:

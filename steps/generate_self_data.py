@@ -24,7 +24,7 @@ def generate_self_data(
     with measured():
         work = work_dir()
         reading = records.read_and_count(dataset)
-        data = distill(base, reading.records, dataset.family, spec, work / "data", work / "shards")
-        counts = {f"read.{name}": count for name, count in reading.counts().items()}
-        log_stage(f"generate_self_data.{dataset.name}", dataset, counts, data)
+        shards, counts = work / "shards", reading.counts()
+        data = distill(base, reading.records, dataset.family, spec, work / "data", shards, counts)
+        log_stage(f"generate_self_data.{dataset.name}", dataset, data)
     return data

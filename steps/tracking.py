@@ -82,6 +82,7 @@ def _(result: PrunePlan) -> Facts:
 @facts.register
 def _(result: SelfData) -> Facts:
     numbers = {key: value for key, value in result.summary.items() if isinstance(value, int | float)}
+    numbers |= {f"read.{name}": count for name, count in result.summary.get("read", {}).items()}
     decisions = {f"decision.{_key(name)}": count for name, count in result.summary["decisions"].items()}
     page = report.selfdata_page(result.summary, result.rows()[:20])
     tries = list(enumerate(result.summary.get("acceptance_by_attempt", []), start=1))

@@ -8,7 +8,7 @@ where it was and gives the records that an unbroken run gives.
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ def distill(
     spec: SelfDataSpec,
     out: Path,
     work: Path | None = None,
+    read: Mapping[str, int] | None = None,
 ) -> SelfData:
     """Let a model rewrite the reference answers of a set.
 
@@ -49,6 +50,8 @@ def distill(
             model, records and settings: then it is returned as it is.
         work: where finished shards live; the same folder on a later run continues it. By default a
             hidden sibling of `out` that goes when `out` is there.
+        read: what became of the rows that the records were read from, for the summary
+            (`regrow.records.Reading.counts`).
 
     Raises:
         InputError: no records, duplicate ids, an unusable template, a model without chat template.
@@ -82,6 +85,7 @@ def distill(
         "tokens_per_second": round(tokens / seconds, 1) if seconds else 0.0,
         "shards": len(jobs),
         "shards_reused": len(found),
+        **({"read": dict(read)} if read else {}),
         "family": family,
         "template": template.name,
         "use_reference": spec.use_reference,
