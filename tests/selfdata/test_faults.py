@@ -41,7 +41,7 @@ from regrow.checkpoint import Checkpoint
 from regrow.selfdata import SelfDataSpec, distill
 from tests.selfdata.test_faults import records
 model, spec, out, work = sys.argv[1:]
-distill(Checkpoint.open(model), records(60), "open", SelfDataSpec(**json.loads(spec)), Path(out), Path(work))
+distill(Checkpoint.open(model), records(150), "open", SelfDataSpec(**json.loads(spec)), Path(out), Path(work))
 """
 
 
@@ -53,7 +53,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(model, tmp_path, engine):
         if engine == "endpoint":
             settings["endpoint"] = {"url": server.url, "model": "tiny", "in_flight": 7}
         spec = SelfDataSpec(**settings)
-        whole = distill(model, records(60), "open", spec, tmp_path / "whole")
+        whole = distill(model, records(150), "open", spec, tmp_path / "whole")
         asked = len(server.requests)
         work, stamps = tmp_path / "work", {}
         for wanted in (2, 9):
@@ -71,7 +71,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(model, tmp_path, engine):
             assert child.wait() == -signal.SIGKILL
             assert not (tmp_path / "out").exists()
             stamps |= {path: path.stat().st_mtime_ns for path in work.glob("shard-*")}
-        data = distill(model, records(60), "open", spec, tmp_path / "out", work)
+        data = distill(model, records(150), "open", spec, tmp_path / "out", work)
         again = len(server.requests) - asked
     assert data.digest == whole.digest
     assert data.summary["shards_reused"] >= len(stamps) >= 9
@@ -147,12 +147,13 @@ def test_an_answer_that_never_ends_is_cut_and_not_taken(tmp_path):
 
 def test_a_server_that_never_answers_is_given_up(model, tmp_path):
     with serving(model) as server:
-        server.faults.extend([None, None, stall(3), stall(3), stall(3), stall(3)])
-        endpoint = EndpointSpec(url=server.url, model="tiny", retries=1, timeout=0.5, in_flight=2)
+        server.faults.extend([None, None, *[stall(8)] * 4])
+        endpoint = EndpointSpec(url=server.url, model="tiny", retries=1, timeout=3, in_flight=2)
         spec = SPEC.model_copy(update={"engine": "endpoint", "endpoint": endpoint})
         with pytest.raises(RegrowError, match=r"no answer after 2 tries .*timed out"):
             distill(model, records(), "open", spec, tmp_path / "out", tmp_path / "work")
         done = len(list((tmp_path / "work").glob("shard-*")))
+        server.faults.clear()
         data = distill(model, records(), "open", spec, tmp_path / "out", tmp_path / "work")
     assert data.summary["shards_reused"] == done
     assert [row["id"] for row in data.rows()] == [record.id for record in records()]
