@@ -16,7 +16,7 @@ from benchmarks.variants import options, run_variants, table
 from infra.vllm.serve import ENVIRONMENT, python
 from regrow.records import read_records
 from regrow.selfdata import load_template
-from regrow.selfdata.engines.base import ChatEngine
+from regrow.selfdata.prompts import render
 from regrow.source import DatasetSpec
 
 _PLAIN, _RAW = "plain padded generate loop", "raw vLLM"
@@ -98,11 +98,11 @@ def main() -> None:
     base = demo_model(parameters)
     records = read_records(DatasetSpec(**parameters["datasets"][0] | {"limit": given.prompts}))
     template = load_template("choice", "choice")
-    chat = ChatEngine(base)
+    tokenizer = base.chat_tokenizer()
     arguments = {
         "base": str(base.folder),
         "records": [record.model_dump() for record in records],
-        "prompts": [chat.render(template.messages(record), template.assistant) for record in records],
+        "prompts": [render(tokenizer, template.messages(record), template.assistant) for record in records],
         "most": _MOST,
         "sequences": _SEQUENCES,
         "environment": ENVIRONMENT,

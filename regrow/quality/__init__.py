@@ -1,6 +1,5 @@
 """The gate: what a rewritten set must satisfy before a model is trained on it."""
 
-from regrow.quality.decontaminate import without_contamination
 from regrow.quality.gate import Passage, enforce, pages, pass_gate, validate
 from regrow.quality.page import explain, page
 from regrow.quality.spec import Finding, GateResult, GateSpec
@@ -16,5 +15,4 @@ __all__ = [
     "pages",
     "pass_gate",
     "validate",
-    "without_contamination",
 ]

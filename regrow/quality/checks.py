@@ -378,6 +378,6 @@ def contamination(spec: GateSpec) -> Check:
         "contamination",
         gx.ExpectColumnValuesToBeInSet(column="contaminated", value_set=[False]),
         f"no row shares {spec.contamination_words} successive words with an evaluation item",
-        "remove these rows (regrow.quality.without_contamination does), or choose another evaluation",
+        "remove these rows (`regrow validate --suite ... --out ...` does), or choose another evaluation",
         shown="instruction",
     )

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from regrow.errors import GateFailedError, InputError
 from regrow.files import atomic_file, canonical_digest
 from regrow.quality import data_docs, frame, quarantine, suite
-from regrow.quality.decontaminate import details_without_counts
 from regrow.quality.page import explain, page
 from regrow.quality.run import Outcome, run
 from regrow.quality.spec import GateResult, GateSpec
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+# What a summary says of just the rows that it was made with.
+_OF_THESE_ROWS = {"records", "decisions", "acceptance_rate", "acceptance_by_attempt", "digest", "key"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def pass_gate(
         details = {"before": data.digest, "contaminated": judged.contaminated}
         if quarantined := len(judged.removed) - judged.contaminated:
             details["quarantined"] = quarantined
-        accepted = store.save(rows, details_without_counts(data) | details, out)
+        accepted = store.save(rows, _details_of_the_whole(data) | details, out)
     quarantine.write(file, judged.rows, judged.failed, judged.removed)
     for document, text in pages(result).items():
         with atomic_file(documents / document) as scratch:
@@ -216,6 +217,11 @@ class _Judged:
 
     def _numbers(self) -> list[int]:
         return [number for number in range(len(self.rows)) if number not in self.removed]
+
+
+def _details_of_the_whole(data: SelfData) -> dict[str, Any]:
+    """Return what a summary says of a set that still holds when rows are gone; `store.save` counts anew."""
+    return {key: value for key, value in data.summary.items() if key not in _OF_THESE_ROWS}
 
 
 def _family(data: SelfData) -> str:

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from regrow.errors import GateFailedError
-from regrow.quality import GateResult, GateSpec, explain, pass_gate, validate, without_contamination
+from regrow.quality import GateResult, GateSpec, explain, pass_gate, validate
 from regrow.selfdata import REWRITTEN, SelfData
 from tests.quality.rows import LONG, failures, kept, row, rows, said, saved
 from tests.tiny import tiny_tokenizer
@@ -24,7 +24,7 @@ def ids(data):
 
 def test_contaminated_rows_are_taken_out(tmp_path):
     data = saved(tmp_path, rows({5: {"instruction": LONG}, 7: kept(7)}))
-    clean = without_contamination(data, [LONG], tmp_path / "clean")
+    clean = pass_gate(data, GateSpec(), "x", tmp_path / "clean", eval_texts=[LONG]).accepted_or_stop()
     assert [one["id"] for one in clean.rows()] == [one["id"] for i, one in enumerate(data.rows()) if i != 5]
     assert clean.summary["records"] == 11
     assert clean.summary["contaminated"] == 1
@@ -32,7 +32,8 @@ def test_contaminated_rows_are_taken_out(tmp_path):
     assert clean.summary["family"] == "choice"
     assert clean.summary["decisions"] == {"kept: answer differs": 1, REWRITTEN: 10}
     assert validate(clean, GateSpec(), "x", eval_texts=[LONG]).passed
-    same = without_contamination(data, ["Nothing shared at all here"], tmp_path / "same")
+    other = ["Nothing shared at all here"]
+    same = pass_gate(data, GateSpec(), "x", tmp_path / "same", eval_texts=other).accepted_or_stop()
     assert same.digest == data.digest
 
 

@@ -45,6 +45,24 @@ distill(Checkpoint.open(model), records(150), "open", SelfDataSpec(**json.loads(
 """
 
 
+def started(model, spec, out, work) -> subprocess.Popen:
+    """A process of its own that rewrites 150 records."""
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, model.folder, spec.model_dump_json(), out, work],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+
+def wait_until(child, condition) -> None:
+    """Wait for a condition, as long as the child runs and two minutes at most."""
+    deadline = time.monotonic() + 120
+    while not condition() and child.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 @pytest.mark.parametrize("engine", ["transformers", "endpoint"])
 def test_a_killed_run_goes_on_and_ends_the_same(model, tmp_path, engine):
     """Twice by SIGKILL, with one shard at a time and with several."""
@@ -57,16 +75,8 @@ def test_a_killed_run_goes_on_and_ends_the_same(model, tmp_path, engine):
         asked = len(server.requests)
         work, stamps = tmp_path / "work", {}
         for wanted in (2, 9):
-            child = subprocess.Popen(
-                [sys.executable, "-c", CHILD, model.folder, spec.model_dump_json(), tmp_path / "out", work],
-                cwd=ROOT,
-                stderr=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
-            )
-            deadline = time.monotonic() + 120
-            while len(list(work.glob("shard-*"))) < wanted and child.poll() is None:
-                assert time.monotonic() < deadline
-                time.sleep(0.005)
+            child = started(model, spec, tmp_path / "out", work)
+            wait_until(child, lambda n=wanted: len(list(work.glob("shard-*"))) >= n)
             child.kill()
             assert child.wait() == -signal.SIGKILL
             assert not (tmp_path / "out").exists()
@@ -164,16 +174,8 @@ def test_ctrl_c_does_not_wait_for_the_shards_that_are_being_made(model, tmp_path
         settings = {"max_new_tokens": 4, "shard_size": 20, "engine": "endpoint"}
         settings["endpoint"] = {"url": server.url, "model": "tiny", "in_flight": 2}
         spec, work = SelfDataSpec(**settings), tmp_path / "work"
-        child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, model.folder, spec.model_dump_json(), tmp_path / "out", work],
-            cwd=ROOT,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-        )
-        deadline = time.monotonic() + 120
-        while len(server.requests) < 4 and child.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        child = started(model, spec, tmp_path / "out", work)
+        wait_until(child, lambda: len(server.requests) >= 4)
         child.send_signal(signal.SIGINT)
         child.wait(120)
         assert len(server.requests) < 30, "the two shards that were being made have forty"

@@ -2,9 +2,10 @@
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -56,53 +57,19 @@ class Request:
     seed: int
 
 
-class Engine(Protocol):
-    """Anything that continues prompts.
+class Engine(ABC):
+    """Anything that continues prompts, tokenized here by the checkpoint's own tokenizer.
 
     `in_flight` is the number of prompts that it works on at one time, whichever calls they came with: so
     many it needs to be kept busy, and then `generate` may be called from several threads. 0: one call at a
     time, for the calls themselves are its batches.
-    """
-
-    name: str
-    in_flight: int
-
-    def generate(
-        self,
-        texts: Sequence[str],
-        sampling: Sampling,
-        seeds: Sequence[int] | None = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[Generation]:
-        """Continue each prompt; results come in the order of the prompts.
-
-        Args:
-            texts: rendered prompts, special tokens included.
-            sampling: how to decode.
-            seeds: a seed below 2**31 for each prompt; needed for sampling, of no account for greedy decoding.
-            progress: told the number of answers that have just been finished; may be called by any thread.
-        """
-        ...
-
-    def close(self) -> None:
-        """Give up what is still being worked on; calls of `generate` in other threads end with an error."""
-        ...
-
-    def render(self, messages: list[dict[str, str]], prefix: str = "") -> str:
-        """Return the prompt for a conversation; the answer starts with `prefix`."""
-        ...
-
-    def count(self, text: str) -> int:
-        """Return the number of tokens in a text, without special tokens."""
-        ...
-
-
-class ChatEngine:
-    """What every engine has in common: the checkpoint's own tokenizer, and what is done before and after.
 
     Args:
         checkpoint: the model; needs a chat template.
     """
+
+    name: str
+    in_flight: int
 
     def __init__(self, checkpoint: "Checkpoint") -> None:
         self._tokenizer: PreTrainedTokenizerBase = checkpoint.chat_tokenizer()
@@ -113,7 +80,11 @@ class ChatEngine:
         self._tokenizing = threading.Lock()
 
     def close(self) -> None:
-        """Give up what is still being worked on; an engine of one call at a time has nothing to give up."""
+        """Give up what is still being worked on; calls of `generate` in other threads end with an error.
+
+        An engine of one call at a time has nothing to give up.
+        """
+        return
 
     def render(self, messages: list[dict[str, str]], prefix: str = "") -> str:
         """Return the prompt for a conversation, by the model's own chat template."""
@@ -132,7 +103,13 @@ class ChatEngine:
         seeds: Sequence[int] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> list[Generation]:
-        """Continue each prompt; see `Engine.generate`.
+        """Continue each prompt; results come in the order of the prompts.
+
+        Args:
+            texts: rendered prompts, special tokens included.
+            sampling: how to decode.
+            seeds: a seed below 2**31 for each prompt; needed for sampling, of no account for greedy decoding.
+            progress: told the number of answers that have just been finished; may be called by any thread.
 
         Raises:
             ValueError: sampling without a seed for each prompt.
@@ -156,11 +133,11 @@ class ChatEngine:
                 progress(1)
         return [results[i] for i in range(len(texts))]
 
+    @abstractmethod
     def _continue(
         self, requests: Sequence[Request], sampling: Sampling
     ) -> Iterator[tuple[Request, Generation]]:
         """Yield each request with what was written, as they end."""
-        raise NotImplementedError
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of rendered prompts, which hold their special tokens already."""

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
 from regrow.errors import InputError, RegrowError
-from regrow.selfdata.engines.base import ChatEngine, Generation, Request, Sampling
+from regrow.selfdata.engines.base import Engine, Generation, Request, Sampling
 from regrow.selfdata.engines.spec import EndpointSpec
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 
 
-class EndpointEngine(ChatEngine):
+class EndpointEngine(Engine):
     """Generation by an OpenAI-compatible server.
 
     Args:

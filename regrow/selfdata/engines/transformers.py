@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from regrow.device import free_memory
 from regrow.errors import RegrowError
-from regrow.selfdata.engines.base import ChatEngine, Generation, Request, Sampling
+from regrow.selfdata.engines.base import Engine, Generation, Request, Sampling
 
 if TYPE_CHECKING:
     from regrow.checkpoint import Checkpoint
@@ -25,7 +25,7 @@ _WORTH_IT = 0.25
 _MOST_ROWS = {"cpu": 64, "cuda": 512}
 
 
-class TransformersEngine(ChatEngine):
+class TransformersEngine(Engine):
     """Generation in this process.
 
     Args:

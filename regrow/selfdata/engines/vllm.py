@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from regrow.errors import InputError, RegrowError
-from regrow.selfdata.engines.base import ChatEngine, Generation, Request, Sampling
+from regrow.selfdata.engines.base import Engine, Generation, Request, Sampling
 from regrow.selfdata.engines.spec import VllmSpec
 
 if TYPE_CHECKING:
     from regrow.checkpoint import Checkpoint
 
 
-class VllmEngine(ChatEngine):
+class VllmEngine(Engine):
     """Generation by vLLM.
 
     Args:

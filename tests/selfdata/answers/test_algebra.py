@@ -147,7 +147,7 @@ def test_after_a_fork_the_child_has_a_process_of_its_own():
         "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0\n"
         "assert algebra.same('x+3', '3+x')\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
 
 
 def test_without_the_library_the_error_says_what_to_install(monkeypatch):
