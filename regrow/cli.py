@@ -1,7 +1,7 @@
 """The `regrow` command: each stage alone, or the whole pipeline.
 
 Results go to standard output (`--json`: one JSON object), progress and logs to standard error. Exit status:
-0 done, 1 failed, 2 bad usage or input, 3 a gate was not passed.
+0 done, 1 failed, 2 bad usage or input, 3 a gate was not passed, 75 stopped by SIGTERM and saved.
 """
 
 import argparse
@@ -251,9 +251,36 @@ def _parser() -> argparse.ArgumentParser:
 
     tune = command("tune", commands.tune, "fine-tune a model on a dataset that passed the gate")
     tune.add_argument("model", metavar="MODEL", help=_MODEL)
-    tune.add_argument("--data", type=Path, required=True, help="distill's folder, or a file of examples")
     tune.add_argument(
-        "--recipe", type=Path, help="YAML file with the recipe (default: LoRA on all linear layers)"
+        "--data",
+        type=Path,
+        action="append",
+        required=True,
+        help="distill's folder, or a file of examples; twice for method continual: first and second phase",
+    )
+    tune.add_argument(
+        "--recipe",
+        default="sft-lora",
+        metavar="FILE|NAME",
+        help="YAML of regrow.tune.Recipe, or a recipe that comes with regrow (default: sft-lora)",
+    )
+    tune.add_argument(
+        "--teacher", metavar="MODEL", help="the unpruned model, for methods that distil from it"
+    )
+    tune.add_argument(
+        "--work",
+        type=Path,
+        help="folder of the unfinished run, on a volume that outlives the pod (default: by --out)",
+    )
+    tune.add_argument(
+        "--processes", type=int, help="processes on this machine (default: one for each GPU, or one)"
+    )
+    tune.add_argument("--nodes", type=int, help="machines that run this very command (default: 1)")
+    tune.add_argument("--node-rank", type=int, help="number of this machine; 0 writes --out (default: 0)")
+    tune.add_argument("--main-address", help="address of machine 0")
+    tune.add_argument("--main-port", type=int, help="port on machine 0, needed for several machines")
+    tune.add_argument(
+        "--sharding", choices=("auto", "none", "fsdp"), help="spread weights over the GPUs (default: auto)"
     )
     tune.add_argument(
         "--out", type=Path, required=True, help="folder for checkpoint, adapter, log and summary"

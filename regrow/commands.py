@@ -300,11 +300,24 @@ def shift(arguments: argparse.Namespace) -> dict[str, Any]:
 def tune(arguments: argparse.Namespace) -> dict[str, Any]:
     """Fine-tune a model."""
     from regrow.config import parse
-    from regrow.tune import Recipe
+    from regrow.tune import Launch, Recipe
     from regrow.tune import tune as tune_model
+    from regrow.tune.recipe import read_recipe
 
-    recipe = parse(Recipe, _yaml(arguments.recipe), str(arguments.recipe or "recipe"))
-    tuned = tune_model(open_model(arguments.model), arguments.data, recipe, arguments.out)
+    recipe: Any = parse(Recipe, read_recipe(arguments.recipe), arguments.recipe)
+    names = ("processes", "nodes", "node_rank", "main_address", "main_port", "sharding")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    tuned = tune_model(
+        open_model(arguments.model),
+        arguments.data,
+        recipe,
+        arguments.out,
+        work=arguments.work,
+        teacher=open_model(arguments.teacher) if arguments.teacher else None,
+        launch=parse(Launch, given, "tune"),
+    )
+    if tuned is None:
+        return {"text": "done; machine 0 writes the result", "node_rank": arguments.node_rank}
     return {"folder": str(tuned.folder)} | tuned.summary
 
 

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from regrow.errors import InputError
 from regrow.evaluate.spec import EvaluateSpec, TaskSpec
@@ -19,9 +27,9 @@ from regrow.quality import GateSpec
 from regrow.registry import RegistrySpec
 from regrow.selfdata import SelfDataSpec, ShiftSpec
 from regrow.source import DatasetSpec, ModelSpec, TextSpec, pin
-from regrow.tune import Recipe
+from regrow.tune.recipe import RECIPE_TAGS, Recipe, Sft
 
-T = TypeVar("T", bound=BaseModel)
+T = TypeVar("T")
 
 
 class DatasetConfig(DatasetSpec):
@@ -51,7 +59,7 @@ class CompressConfig(BaseModel):
     shift: ShiftSpec = Field(
         default_factory=lambda: ShiftSpec(), description="how far the rewrites lie from the unpruned model"
     )
-    tune: Recipe = Field(default_factory=lambda: Recipe(), description="how the pruned model is fine-tuned")
+    tune: Recipe = Field(default_factory=lambda: Sft(), description="how the pruned model is fine-tuned")
     evaluation: EvaluateSpec = Field(description="tasks and perplexity, the same for every model")
     merge: MergeSpec = Field(default_factory=lambda: MergeSpec(), description="how tuned models are merged")
     registry: RegistrySpec = Field(description="where the best candidate is registered")
@@ -168,13 +176,18 @@ def parse(kind: type[T], value: Any, where: str) -> T:
         InputError: in one line, every key that is unknown, missing or out of range.
     """
     try:
-        return kind.model_validate(value)
+        return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         problems = [
-            f"{'.'.join(map(str, one['loc'])) or 'value'}: {_what(one['type'], one['msg'])}"
+            f"{_place(one['loc'])}: {_what(one['type'], one['msg'])}"
             for one in error.errors(include_url=False)
         ]
         raise InputError(f"{where}.{'; '.join(problems)}") from None
+
+
+def _place(path: tuple[int | str, ...]) -> str:
+    """Name a field as it stands in the file: without the alternatives of a recipe, which pydantic names too."""
+    return ".".join(str(part) for part in path if part not in RECIPE_TAGS) or "value"
 
 
 def _what(kind: str, message: str) -> str:

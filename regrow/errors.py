@@ -20,3 +20,9 @@ class GateFailedError(RegrowError):
     """The data or the model did not pass its gate; nothing after the gate ran."""
 
     exit_status = 3
+
+
+class InterruptedRunError(RegrowError):
+    """The run was asked to stop (SIGTERM) and has saved; the same command goes on from there."""
+
+    exit_status = 75  # EX_TEMPFAIL: not done, worth another try

@@ -1,7 +1,8 @@
-"""Fine-tuning: an adapter trained by TRL in a process that accelerate starts, merged into its parent."""
+"""Fine-tuning: a recipe carried out by TRL in processes that accelerate starts, resumable, and merged into a plain model."""
 
-from regrow.tune.launch import tune
-from regrow.tune.recipe import LoraSpec, Recipe
+from regrow.tune.chain import tune
+from regrow.tune.job import Launch
+from regrow.tune.recipe import Recipe
 from regrow.tune.tuned import Tuned
 
-__all__ = ["LoraSpec", "Recipe", "Tuned", "tune"]
+__all__ = ["Launch", "Recipe", "Tuned", "tune"]

@@ -7,6 +7,7 @@ of similar length waste little on padding, and a resumed run finds the same batc
 
 import json
 import logging
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from regrow.errors import InputError
 from regrow.selfdata.prompts import student_tokens
-from regrow.tune.recipe import Recipe
+from regrow.tune.recipe import Training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
-# Batches whose examples are sorted together: enough for similar lengths, few enough to stay mixed.
+# Steps whose examples are sorted together: enough for similar lengths, few enough to stay mixed.
 _POOL = 50
 
 
@@ -32,11 +33,15 @@ class Examples:
 
     Attributes:
         tokens: token ids of each example, prompt and response.
-        prompts: how many of them are the prompt, on which there is no loss.
+        prompts: how many of them, at the front, have no loss: the prompt.
+        rows: where each example stands in the data, counted from 1.
+        truncated: examples that were cut at `max_length`.
+        dropped: examples that were left out because of their length.
     """
 
     tokens: list[list[int]] = field(default_factory=list)
     prompts: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
     truncated: int = 0
     dropped: int = 0
 
@@ -66,7 +71,7 @@ def data_file(data: Path) -> Path:
     return records if records.exists() else data
 
 
-def read_rows(data: Path, recipe: Recipe) -> list[dict[str, str]]:
+def read_rows(data: Path, recipe: Training) -> list[dict[str, str]]:
     """Return instruction, input and response of every row.
 
     Args:
@@ -102,7 +107,9 @@ def _row(file: Path, number: int, row: dict[str, Any], column: str) -> dict[str,
     }
 
 
-def encode(rows: Sequence[dict[str, str]], tokenizer: "PreTrainedTokenizerBase", recipe: Recipe) -> Examples:
+def encode(
+    rows: Sequence[dict[str, str]], tokenizer: "PreTrainedTokenizerBase", recipe: Training
+) -> Examples:
     """Tokenize rows as conversations of one user turn and the assistant's response.
 
     An example over `recipe.max_length` is cut at its end or left out; one whose prompt alone fills the
@@ -112,7 +119,7 @@ def encode(rows: Sequence[dict[str, str]], tokenizer: "PreTrainedTokenizerBase",
         InputError: no example fits, or the chat template has no place for the response.
     """
     examples = Examples()
-    for row in rows:
+    for number, row in enumerate(rows, start=1):
         whole, start = student_tokens(tokenizer, row)
         if len(whole) > recipe.max_length:
             if recipe.too_long == "drop" or start >= recipe.max_length:
@@ -121,7 +128,8 @@ def encode(rows: Sequence[dict[str, str]], tokenizer: "PreTrainedTokenizerBase",
             examples.truncated += 1
             whole = whole[: recipe.max_length]
         examples.tokens.append(whole)
-        examples.prompts.append(start)
+        examples.prompts.append(0 if recipe.loss_on == "all" else start)
+        examples.rows.append(number)
     if not examples.tokens:
         raise InputError(f"recipe.max_length: no example fits in {recipe.max_length} tokens; raise it")
     if examples.truncated or examples.dropped:
@@ -133,45 +141,49 @@ def encode(rows: Sequence[dict[str, str]], tokenizer: "PreTrainedTokenizerBase",
     return examples
 
 
-def order(lengths: Sequence[int], recipe: Recipe, processes: int = 1) -> list[int]:
-    """Return which example is trained on when, for the whole run.
+def order(lengths: Sequence[int], recipe: Training) -> list[int]:
+    """Return which example is trained on when, for the whole run: `batch_size` of them for each step.
 
-    Every epoch is a fresh permutation, cut into batches of similar length that come in random order.
-    Examples that do not fill the last batch of an epoch open the next one.
+    Every epoch is a fresh permutation, cut into steps of similar length that come in random order: forward
+    passes of similar lengths waste little on padding. Examples that do not fill the last step of an epoch open
+    the next one, and the last step of the run is filled from another epoch: no step is smaller than the others.
+    How a step is divided among forward passes and processes has no say in which examples it has.
 
     Args:
         lengths: tokens of each example.
-        recipe: batch size, epochs or steps, seed.
-        processes: how many processes share a step.
+        recipe: batch size, budget and seed.
     """
     size = recipe.batch_size
-    if recipe.max_steps is not None:
-        wanted = recipe.max_steps * size * recipe.gradient_accumulation * processes
-    else:
-        wanted = max(1, round(recipe.epochs * len(lengths)))
+    steps = recipe.max_steps or math.ceil(recipe.epochs * len(lengths) / size)
     chooser = random.Random(recipe.seed)  # noqa: S311 - a shuffle, not a secret
     result: list[int] = []
     carry: list[int] = []
-    while len(result) + len(carry) < wanted:
-        fresh = list(range(len(lengths)))
-        chooser.shuffle(fresh)
-        pool = carry + fresh
+    tokens = 0
+    while True:
+        pool = carry
+        while len(pool) < size or len(pool) == len(carry):
+            fresh = list(range(len(lengths)))
+            chooser.shuffle(fresh)
+            pool = pool + fresh
         whole = len(pool) // size * size
         pool, carry = pool[:whole], pool[whole:]
-        batches = []
+        groups = []
         for start in range(0, whole, size * _POOL):
-            group = sorted(pool[start : start + size * _POOL], key=lambda i: (-lengths[i], i))
-            batches += [group[i : i + size] for i in range(0, len(group), size)]
-        chooser.shuffle(batches)
-        result += [i for batch in batches for i in batch]
-    return (result + carry)[:wanted]
+            alike = sorted(pool[start : start + size * _POOL], key=lambda i: (-lengths[i], i))
+            groups += [alike[i : i + size] for i in range(0, len(alike), size)]
+        chooser.shuffle(groups)
+        for group in groups:
+            result += group
+            tokens += sum(lengths[i] for i in group)
+            if tokens >= recipe.max_tokens if recipe.max_tokens else len(result) >= steps * size:
+                return result
 
 
 def write_examples(examples: Examples, path: Path) -> None:
-    """Write examples for the worker: one JSON list `[prompt length, token ids]` a line."""
+    """Write examples for the worker: one JSON list `[row, prompt length, token ids]` a line."""
     with path.open("w", encoding="utf-8") as stream:
-        for tokens, prompt in zip(examples.tokens, examples.prompts, strict=True):
-            stream.write(json.dumps([prompt, tokens], separators=(",", ":")) + "\n")
+        for row, prompt, tokens in zip(examples.rows, examples.prompts, examples.tokens, strict=True):
+            stream.write(json.dumps([row, prompt, tokens], separators=(",", ":")) + "\n")
 
 
 def load_examples(path: Path) -> Examples:
@@ -179,7 +191,8 @@ def load_examples(path: Path) -> Examples:
     examples = Examples()
     with path.open(encoding="utf-8") as stream:
         for line in stream:
-            prompt, tokens = json.loads(line)
-            examples.tokens.append(tokens)
+            row, prompt, tokens = json.loads(line)
+            examples.rows.append(row)
             examples.prompts.append(prompt)
+            examples.tokens.append(tokens)
     return examples

@@ -1,191 +1,110 @@
-"""TRL's trainer, with a loss that suits CPUs, a log for every step, and checkpoints that are whole or absent.
+"""TRL's trainer with our objectives, batches and checkpoints. Worker only: this module pulls in torch and TRL."""
 
-Imported by the worker alone: this module pulls in torch and TRL.
-"""
-
-import json
-import math
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
 from regrow.errors import RegrowError
-from regrow.tune.job import EVENT, Job
+from regrow.tune.callbacks import Divergence, Record, Stop
+from regrow.tune.job import Job
+from regrow.tune.losses import head_of
+from regrow.tune.objective import Objective, Step
+from regrow.tune.parameters import load_trained, save_trained
+from regrow.tune.states import Probe
 
-# What some architectures do to the logits after the output head, or add to the loss; those take TRL's path.
-_HEAD_EXTRAS = (
-    "final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier",
-    "router_aux_loss_coef",
-)  # fmt: skip
-_CHUNK = 512  # positions whose logits exist at once
-_WHOLE = "whole"  # the file in a checkpoint that is written after all others
+_TRAINED = "trained.safetensors"
 
 
 class Trainer(SFTTrainer):  # type: ignore[misc]
-    """SFT on tokenized examples.
+    """Training on tokenized examples, towards an objective that is a sum over tokens.
 
     Args:
         job: the job; its folder receives log.jsonl.
+        objective: what is minimised.
+        rows: row of the data that each example comes from.
+        depth: number of the model's blocks.
         earlier: the log of the steps before the checkpoint that will be resumed.
         kwargs: what `trl.SFTTrainer` takes.
     """
 
-    def __init__(self, *, job: Job, earlier: list[dict[str, Any]], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        job: Job,
+        objective: Objective,
+        rows: list[int],
+        depth: int,
+        earlier: list[dict[str, Any]],
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self._job, self._objective, self._rows = job, objective, rows
         self._tokens = earlier[-1]["tokens"] if earlier else 0
-        text = self.model.config.get_text_config()
-        head = self.model.get_output_embeddings()
-        self._plain_head = (
-            self.args.use_cpu
-            and type(head) is torch.nn.Linear
-            and not head.weight.requires_grad
-            and not any(getattr(text, name, None) for name in _HEAD_EXTRAS)
+        self._batch: list[int] = []
+        causal = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        self._causal = causal
+        recipe = job.recipe
+        self._probe = Probe(
+            causal,
+            depth,
+            block=getattr(recipe, "hidden_states", False),
+            embedded=getattr(recipe, "embeddings", False),
         )
-        self.add_callback(_Record(job.folder / "log.jsonl", earlier, self))
+        self.stop = Stop(self)
+        self.add_callback(Record(job.folder / "log.jsonl", earlier, self))
+        self.add_callback(Divergence(recipe.diverges_at, [entry["loss"] for entry in earlier], self))
+        self.add_callback(self.stop)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the mean negative log-likelihood of response tokens, in nats."""
-        if self._plain_head and not return_outputs:
-            loss = self._loss_on_cpu(model, inputs, num_items_in_batch)
-        else:
-            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        value = loss[0] if return_outputs else loss
-        if not torch.isfinite(value):
+        """Return this pass's share of the step's mean loss per token, in nats."""
+        labels, index = inputs.pop("labels"), inputs.pop("index")
+        self._batch = [self._rows[number] for number in index.tolist()]
+        model(**inputs, use_cache=False)
+        step = Step(inputs, self._probe.taken(), head_of(self._causal), labels, index)
+        total = self._objective(step)
+        if not torch.isfinite(total):
             raise RegrowError(
-                f"step {self.state.global_step + 1}: the loss is {value.item()}; "
-                "lower recipe.learning_rate (or look at the data of this step)"
+                f"step {self.state.global_step + 1}: the loss is {total.item()} (batch: {self.batch}); lower "
+                "recipe.learning_rate, or look at these rows"
             )
-        mask = inputs["attention_mask"].sum()
-        self._tokens += int(self.accelerator.gather(mask).sum()) if self.model.training else 0
-        return loss
+        seen = inputs["attention_mask"].sum() if "attention_mask" in inputs else inputs["input_ids"].numel()
+        self._tokens += self._over_all(seen)
+        items = step.learn.sum() if num_items_in_batch is None else num_items_in_batch
+        # Every process divides by the tokens of all of them, and their gradients are averaged.
+        return total / torch.as_tensor(items).clamp(min=1) * self.accelerator.num_processes
 
-    def _loss_on_cpu(self, model: Any, inputs: dict[str, Any], items: Any) -> torch.Tensor:
-        # Without Triton, TRL's fused head multiplies every position with the vocabulary, three times; positions
-        # without a loss (prompts, padding) need none of that, and a frozen head needs it only twice.
-        causal = self.accelerator.unwrap_model(model).get_base_model()
-        labels = inputs["labels"][:, 1:]
-        learn = labels != -100
-        with self.accelerator.autocast():
-            hidden = causal.base_model(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-            ).last_hidden_state[:, :-1]
-            head = causal.get_output_embeddings()
-            total = FrozenHeadLoss.apply(hidden[learn], head.weight, head.bias, labels[learn])  # type: ignore[no-untyped-call]
-        return total / (learn.sum() if items is None else items).clamp(min=1)
+    def _over_all(self, count: Any) -> int:
+        if self.accelerator.num_processes == 1:
+            return int(count)
+        return int(self.accelerator.reduce(torch.as_tensor(count, device=self.accelerator.device)))
 
     @property
     def tokens(self) -> int:
         """Tokens seen so far, without padding, by all processes."""
-        return self._tokens
+        return int(self._tokens)
+
+    @property
+    def batch(self) -> str:
+        """The rows of the data in the last forward pass of this process."""
+        return "rows " + ", ".join(map(str, self._batch)) + " of the data"
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        # What is trained, and nothing of what is frozen: an adapter's checkpoint is megabytes, and types stay.
+        if self._job.sharded:
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save and output_dir:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            save_trained(self.accelerator.unwrap_model(self.model), Path(output_dir) / _TRAINED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self._job.sharded:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_trained(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint) / _TRAINED)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoints of an unfinished run need no model card."""
-
-
-class FrozenHeadLoss(torch.autograd.Function):
-    """Summed negative log-likelihood through an output head that is not trained.
-
-    The gradient for the hidden states is taken in the forward pass, while a chunk's logits are at hand:
-    peak memory is one chunk of logits, and nothing is computed twice.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor
-    ) -> torch.Tensor:
-        """Return the sum over positions, in nats.
-
-        Args:
-            ctx: autograd's context.
-            hidden: last hidden states, (positions, d).
-            weight: the head, (vocabulary, d).
-            bias: its bias, (vocabulary,), or none.
-            labels: the token that follows each position, (positions,).
-        """
-        gradient = torch.empty_like(hidden)
-        total = torch.zeros((), dtype=torch.float64 if hidden.dtype == torch.float64 else torch.float32)
-        for start in range(0, len(hidden), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            logits = F.linear(hidden[part], weight, bias).to(total.dtype)
-            normalizer = logits.logsumexp(-1, keepdim=True)
-            target = labels[part, None]
-            total += (normalizer - logits.gather(-1, target)).sum()
-            logits.sub_(normalizer).exp_()
-            logits.scatter_add_(-1, target, logits.new_full(target.shape, -1.0))
-            gradient[part] = logits.to(weight.dtype) @ weight
-        ctx.save_for_backward(gradient)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        """Scale the gradient that the forward pass has taken."""
-        (gradient,) = ctx.saved_tensors
-        return gradient * grads[0].to(gradient.dtype), None, None, None
-
-
-class _Record(TrainerCallback):  # type: ignore[misc]
-    """Writes log.jsonl, tells the parent, and marks finished checkpoints."""
-
-    def __init__(self, path: Path, earlier: list[dict[str, Any]], trainer: Trainer) -> None:
-        self._path, self._trainer = path, trainer
-        self._before = earlier[-1]["seconds"] if earlier else 0.0
-        self._last = (self._before, trainer.tokens)
-        self._started = time.monotonic()
-        path.write_text("".join(json.dumps(entry) + "\n" for entry in earlier), encoding="utf-8")
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._started = time.monotonic()
-        if state.is_world_process_zero:
-            self._tell({"steps": state.max_steps, "resumed_from": state.global_step})
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if not logs or "loss" not in logs or not state.is_world_process_zero:
-            return
-        seconds = self._before + time.monotonic() - self._started
-        tokens = self._trainer.tokens
-        then, had = self._last
-        self._last = (seconds, tokens)
-        entry = {
-            "step": state.global_step,
-            "loss": round(float(logs["loss"]), 6),
-            "learning_rate": float(logs["learning_rate"]),
-            "grad_norm": round(float(logs.get("grad_norm", math.nan)), 6),
-            "tokens": tokens,
-            "tokens_per_second": round((tokens - had) / max(seconds - then, 1e-9), 1),
-            "seconds": round(seconds, 3),
-        }
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
-        self._tell(entry)
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.is_world_process_zero:
-            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
-
-    @staticmethod
-    def _tell(event: dict[str, Any]) -> None:
-        print(EVENT + json.dumps(event), flush=True)  # noqa: T201 - the parent reads this pipe
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Return the finished checkpoints of an interrupted run, oldest first."""
-    found = [path.parent for path in folder.glob(f"checkpoint-*/{_WHOLE}")]
-    return sorted(found, key=lambda path: int(path.name.split("-")[-1]))

@@ -17,10 +17,12 @@ class Tuned(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     folder: Path = Field(description="folder with checkpoint/, adapter/, log.jsonl and summary.json")
-    checkpoint: Checkpoint = Field(description="the parent with the adapter merged into its weights")
+    checkpoint: Checkpoint | None = Field(
+        description="the parent with what was trained in its weights; none for a prefix, which is an adapter alone"
+    )
     log: list[dict[str, Any]] = Field(
         description="one entry a step: step, loss (nats per token), learning_rate, grad_norm, "
-        "tokens (so far), tokens_per_second, seconds (so far)"
+        "tokens (so far), tokens_per_second, seconds (so far), memory_bytes (of the first process)"
     )
     summary: dict[str, Any] = Field(description="counts of the data, settings, speed, losses")
 
@@ -33,8 +35,8 @@ class Tuned(BaseModel):
         """
         folder = Path(folder)
         summary = read_json(folder / "summary.json")
-        checkpoint = Checkpoint.open(folder / "checkpoint")
-        if checkpoint.digest != summary.get("checkpoint"):
+        checkpoint = Checkpoint.open(folder / "checkpoint") if summary.get("checkpoint") else None
+        if checkpoint and checkpoint.digest != summary["checkpoint"]:
             raise InputError(
                 f"{folder / 'checkpoint'}: its files are not those that were written; tune again"
             )

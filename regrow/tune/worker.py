@@ -1,6 +1,7 @@
 """The training process: `accelerate launch -m regrow.tune.worker --job job.json`.
 
-It ends with result.json in the job's folder, or with error.json and a status other than 0.
+It ends with result.json in the job's folder; with interrupted.json when it was asked to stop and has saved; or with
+error.json and a status other than 0. Nothing of it knows who started it, or on how many machines.
 """
 
 import argparse
@@ -20,16 +21,18 @@ from typing import IO, TYPE_CHECKING, Any
 from regrow.checkpoint import Checkpoint
 from regrow.errors import InputError, RegrowError
 from regrow.files import read_json, write_json
-from regrow.tune.data import load_examples, order
-from regrow.tune.job import EVENT, Job
+from regrow.tune.data import Examples, load_examples, order
+from regrow.tune.job import OWNER, Job
+from regrow.tune.recipe import Distill
 from regrow.tune.tuned import read_log
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import PreTrainedModel
     from trl import SFTConfig
 
+    from regrow.tune.objective import Objective
+
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # CUDA, CPU
 _LOCK_WAIT = 60.0  # seconds to wait for an orphan of an earlier run to end
 
 
@@ -38,71 +41,136 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--job", type=Path, required=True)
     job = Job.model_validate(read_json(parser.parse_args().job))
-    first = os.environ.get("RANK", "0") == "0"
-    _follow(job.owner)
+    job = job.model_copy(update={"folder": parser.parse_args().job.parent})
+    rank = int(os.environ.get("RANK", "0"))
+    if owner := os.environ.get(OWNER):
+        _follow(int(owner))
     _quiet()
     try:
-        lock = _lock(job.folder) if first else None
+        lock = _lock(job.folder) if rank == 0 else None
         train(job)
         del lock
     except BaseException as error:
-        if first and not isinstance(error, SystemExit):
+        if not isinstance(error, SystemExit):
             _report(job, error)
-        sys.exit(1)
+        sys.stdout.flush()
+        os._exit(1)  # without waiting for the other processes, which wait for this one
 
 
 def train(job: Job) -> None:
-    """Train the adapter, save it, merge it into the parent, write result.json."""
+    """Train, save, merge into the parent, verify the merge, write result.json."""
     import torch
 
-    from regrow.tune.fuse import check, fuse
-    from regrow.tune.trainer import Trainer, checkpoints
+    from regrow.tune.batches import Collator
+    from regrow.tune.callbacks import tell, whole_checkpoints
+    from regrow.tune.parameters import load_for_training, trained
+    from regrow.tune.trainer import Trainer
 
     if job.device == "cpu":
         torch.set_num_threads(job.threads)
-    first = os.environ.get("RANK", "0") == "0"
+    rank = int(os.environ.get("RANK", "0"))
+    tell({"worker": os.getpid(), "rank": rank})
+    recipe = job.recipe
     parent = Checkpoint(folder=job.checkpoint, digest=job.parent, parameters=0)
     tokenizer = parent.chat_tokenizer()
     examples = load_examples(job.folder / "examples.jsonl")
-    dataset = _dataset(job)
-    model = _load(job)
-    done = checkpoints(job.folder / "steps")
+    settings = _settings(job)  # sets up the process group, which the teacher's shards need
+    objective = _objective(job, examples, settings)
+    torch.manual_seed(recipe.seed)  # adapters are drawn when they are made
+    model = load_for_training(
+        parent, recipe.trainable, job.dtype, job.device, checkpointing=recipe.gradient_checkpointing
+    )
+    done = whole_checkpoints(job.folder / "steps")
     resume = done[-1] if done else None
     trainer = Trainer(
         model=model,
-        args=_settings(job),
-        train_dataset=dataset,
+        args=settings,
+        train_dataset=_dataset(job, examples),
+        data_collator=Collator(tokenizer.pad_token_id or 0, recipe.packing),
         processing_class=tokenizer,
-        peft_config=_lora(job),
         job=job,
+        objective=objective,
+        rows=examples.rows,
+        depth=parent.blocks,
         earlier=_log_until(job.folder / "log.jsonl", resume),
     )
+    weights = trained(model)
+    counts = {
+        "trainable_parameters": sum(weight.numel() for weight in weights.values()),
+        "trained_tensors": len(weights),
+    }
+    del weights
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    if trainer.stop.done:
+        if rank == 0:
+            write_json(job.folder / "interrupted.json", {"step": trainer.state.global_step})
+        return
     # ru_maxrss counts KiB on Linux.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     gpu_peak = torch.cuda.max_memory_allocated() if job.device == "cuda" else 0
-    if not first:
+    kept = _save(trainer, job)
+    if rank != 0:
         return
-    _say({"stage": "merge"})
-    _save(trainer, job)
-    del trainer, model
-    fuse(parent, job.folder / "adapter", job.folder / "merged", note=_note(job))
-    difference = check(job, job.folder / "adapter", job.folder / "merged", examples)
+    del trainer, model, objective
+    tell({"stage": "merge"})
+    merged = _merge(job, parent, kept, examples) if recipe.trainable.mergeable else {}
     entries = read_log(job.folder / "log.jsonl")
     write_json(
         job.folder / "result.json",
         _facts(entries)
+        | counts
         | {
-            "trainable_parameters": trainable,
             "dtype": job.dtype,
             "device": job.device,
             "processes": job.processes,
             "resumed_from": int(resume.name.split("-")[-1]) if resume else 0,
             "peak_bytes": peak,
             "gpu_peak_bytes": gpu_peak,
-            "merge_difference": difference,
-        },
+        }
+        | merged,
+    )
+
+
+def _objective(job: Job, examples: Examples, settings: "SFTConfig") -> "Objective":
+    from regrow.tune.objective import FromTeacher, FromTopK, NextToken
+
+    recipe = job.recipe
+    if not isinstance(recipe, Distill):
+        return NextToken()
+    assert job.teacher_checkpoint is not None and job.teacher is not None
+    teacher = Checkpoint(folder=job.teacher_checkpoint, digest=job.teacher, parameters=0)
+    if recipe.teacher == "top_k":
+        return FromTopK(_written(job, teacher, examples, settings), recipe.temperature)
+    return FromTeacher(
+        teacher.load(dtype=job.dtype, device="cpu").to(settings.device),
+        teacher.blocks,
+        temperature=recipe.temperature,
+        hidden_states=recipe.hidden_states,
+        embeddings=recipe.embeddings,
+    )
+
+
+def _written(job: Job, teacher: Checkpoint, examples: Examples, settings: "SFTConfig") -> Any:
+    """Write the teacher's log-probabilities, or what is missing of them, and open them."""
+    from accelerate import PartialState
+
+    from regrow.tune.callbacks import tell
+    from regrow.tune.teacher import TopKLogits, write_top_k
+
+    recipe, folder = job.recipe, job.folder / "teacher"
+    assert isinstance(recipe, Distill)
+
+    def progress(done: int, total: int) -> None:
+        tell({"stage": "teacher", "done": done, "total": total})
+
+    write_top_k(
+        teacher, examples.tokens, examples.prompts, folder, k=recipe.top_k, temperature=recipe.temperature,
+        dtype=job.dtype, device=str(settings.device), rank=settings.process_index, processes=settings.world_size,
+        progress=progress if settings.process_index == 0 else None,
+    )  # fmt: skip
+    PartialState().wait_for_everyone()
+    return TopKLogits.open(
+        folder, teacher=teacher.digest, data=job.data, k=recipe.top_k, temperature=recipe.temperature
     )
 
 
@@ -120,74 +188,75 @@ def _facts(entries: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _save(trainer: Any, job: Job) -> None:
+def _save(trainer: Any, job: Job) -> Path:
+    """Write what was trained: an adapter's folder, or a file of weights; every process takes part."""
+    from regrow.tune.parameters import save_trained
+
     model = trainer.accelerator.unwrap_model(trainer.model)
+    adapter = hasattr(model, "peft_config")
+    kept = job.folder / ("adapter" if adapter else "trained.safetensors")
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if job.sharded else None
+    if not trainer.accelerator.is_main_process:
+        return kept
+    if not adapter:
+        save_trained(model, kept, state)
+        return kept
     config = model.peft_config["default"]
     config.base_model_name_or_path = f"sha256:{job.parent}"  # no path of this machine
-    config.target_modules = sorted(config.target_modules)  # a set has no order of its own
-    model.save_pretrained(job.folder / "adapter")
-    (job.folder / "adapter" / "README.md").unlink(missing_ok=True)  # an unfilled form
+    if isinstance(targets := getattr(config, "target_modules", None), set):
+        config.target_modules = sorted(targets)  # a set has no order of its own
+    model.save_pretrained(kept, state_dict=state)
+    (kept / "README.md").unlink(missing_ok=True)  # an unfilled form
+    return kept
 
 
-def _dataset(job: Job) -> "Dataset":
+def _merge(job: Job, parent: Checkpoint, kept: Path, examples: Examples) -> dict[str, float]:
+    from regrow.tune.fuse import fuse, overlay, verify
+
+    merged = job.folder / "merged"
+    adapter = kept if kept.is_dir() else None
+    if adapter:
+        fuse(parent, adapter, merged, note=_note(job))
+    else:
+        overlay(parent, kept, merged, note=_note(job))
+    return verify(
+        parent, merged, adapter=adapter, trained=None if adapter else kept, tokens=examples.tokens,
+        prompts=examples.prompts,
+    )  # fmt: skip
+
+
+def _dataset(job: Job, examples: Examples) -> "Dataset":
     from datasets import Dataset
 
-    examples = load_examples(job.folder / "examples.jsonl")
-    turns = order([len(ids) for ids in examples.tokens], job.recipe, job.processes)
-    rows = {
-        "input_ids": examples.tokens,
-        # TRL turns this into labels: loss on the response alone.
-        "completion_mask": [
-            [0] * prompt + [1] * (len(ids) - prompt)
-            for ids, prompt in zip(examples.tokens, examples.prompts, strict=True)
-        ],
-    }
+    turns = order([len(ids) for ids in examples.tokens], job.recipe)
+    rows = {"input_ids": examples.tokens, "prompt": examples.prompts, "index": list(range(len(examples)))}
     return Dataset.from_dict(rows).select(turns)
-
-
-def _load(job: Job) -> "PreTrainedModel":
-    parent = Checkpoint(folder=job.checkpoint, digest=job.parent, parameters=0)
-    # The trainer places the model: each process has a device of its own.
-    return parent.load(dtype=job.dtype, device="cpu").train()
-
-
-def _lora(job: Job) -> "LoraConfig":
-    from peft import LoraConfig
-
-    lora = job.recipe.lora
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
-    )
 
 
 def _settings(job: Job) -> "SFTConfig":
     from trl import SFTConfig
 
     recipe = job.recipe
-    bf16 = job.dtype == "bfloat16"
     return SFTConfig(
         output_dir=str(job.folder / "steps"),
-        per_device_train_batch_size=recipe.batch_size,
-        gradient_accumulation_steps=recipe.gradient_accumulation,
-        learning_rate=recipe.learning_rate,
+        per_device_train_batch_size=job.micro_batch_size,
+        gradient_accumulation_steps=job.accumulation,
+        learning_rate=recipe.rate,
         lr_scheduler_type="constant_with_warmup" if recipe.schedule == "constant" else recipe.schedule,
         warmup_steps=recipe.warmup_ratio,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
-        # The dataset already is the whole run, epoch after epoch, in its order.
+        # The dataset already is the whole run, step after step, in its order, as labelled tokens.
         num_train_epochs=1,
         train_sampling_strategy="sequential",
         max_length=None,
-        completion_only_loss=True,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
         packing=False,
-        bf16=bf16,
+        bf16=job.dtype == "bfloat16",
         fp16=False,
         use_cpu=job.device == "cpu",
-        gradient_checkpointing=False,
+        gradient_checkpointing=False,  # switched on when the model is loaded
         optim="adamw_torch",
         seed=recipe.seed,
         data_seed=recipe.seed,
@@ -196,7 +265,7 @@ def _settings(job: Job) -> "SFTConfig":
         logging_nan_inf_filter=False,  # a loss that is no number must show
         save_strategy="steps",
         save_steps=recipe.save_every,
-        save_total_limit=2,
+        save_total_limit=recipe.keep,
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=job.device == "cuda",
@@ -220,16 +289,13 @@ def _log_until(path: Path, resume: Path | None) -> list[dict[str, Any]]:
 
 def _note(job: Job) -> str:
     recipe = job.recipe
+    teacher = f"Teacher: sha256:{job.teacher}\n" if job.teacher else ""
     return (
-        f"Parent: sha256:{job.parent}\n"
+        f"Parent: sha256:{job.parent}\n{teacher}"
         f"Training data (tokens): sha256:{job.data}\n"
-        f"Method: {recipe.method}, responses: {recipe.responses}, LoRA r {recipe.lora.r}, "
-        f"alpha {recipe.lora.alpha:g}, learning rate {recipe.learning_rate:g}, seed {recipe.seed}\n"
+        f"Method: {recipe.method}, responses: {recipe.responses}, trained: {recipe.trainable.kind}, "
+        f"learning rate {recipe.rate:g}, seed {recipe.seed}\n"
     )
-
-
-def _say(event: dict[str, Any]) -> None:
-    print(EVENT + json.dumps(event), flush=True)  # noqa: T201 - the parent reads this pipe
 
 
 def _follow(owner: int) -> None:
@@ -280,19 +346,23 @@ def _quiet() -> None:
 
 
 def _report(job: Job, error: BaseException) -> None:
+    """Leave the cause for the one who asked; of several processes that fail, the first one's."""
+    if (job.folder / "error.json").exists():
+        return
     text = str(error).strip()
     message = (
         text
         if isinstance(error, RegrowError)
         else f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
     )
-    if "out of memory" in text:
-        message += "; lower recipe.batch_size or recipe.max_length"
+    if memory := any(words in text for words in _NO_MEMORY):
+        message += "; lower recipe.micro_batch_size or recipe.max_length"
     write_json(
         job.folder / "error.json",
         {
             "message": message,
             "input": isinstance(error, InputError),
+            "memory": memory,
             "trace": "".join(traceback.format_exception(error)),
         },
     )

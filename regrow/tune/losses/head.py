@@ -91,8 +91,9 @@ def head_of(model: Any) -> Head:
     family, text = config.model_type, config.get_text_config()
     linear = causal.get_output_embeddings()
     if type(linear) is not torch.nn.Linear:
+        kind = type(linear)
         raise InputError(
-            f"model_type {family!r}: the output head is {type(linear).__name__}, not a plain linear layer; "
+            f"model_type {family!r}: the output head is a {kind.__module__}.{kind.__name__}, no plain linear layer; "
             "tune it without an adapter or quantization on the head"
         )
     if between := _between(causal, linear):
