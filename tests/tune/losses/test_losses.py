@@ -139,6 +139,7 @@ def test_top_k_kl_spreads_the_tail_in_proportion_to_the_student(t):
     spread=st.floats(0.1, 20.0),
     t=st.sampled_from(TEMPERATURES),
 )
+@torch.no_grad()
 def test_top_k_kl_is_a_lower_bound_that_more_tokens_tighten(seed, k, spread, t):
     hidden, teacher = states(3, seed=seed), states(3, seed=seed + 1)
     head, teacher_head = make_head(v=12, seed=seed + 2), make_head(v=12, seed=seed + 3)
