@@ -13,7 +13,7 @@ from regrow.quality import GateSpec
 from regrow.registry import RegistrySpec
 from regrow.selfdata import SelfDataSpec, ShiftSpec
 from regrow.source import DatasetSpec, ModelSpec, TextSpec
-from regrow.tune import Recipe
+from regrow.tune.recipe import Recipe, needs_teacher
 
 
 # The first failure ends the run with its own error: data that fails the gate must not cost a GPU elsewhere.
@@ -45,7 +45,9 @@ def compress(
         accepted, verdict = steps.validate_data(
             records, base, name, dataset.gate or gate, evaluation, id=f"validate_data_{name}"
         )
-        model_, record = steps.fine_tune(pruned, accepted, name, dataset.tune or tune, id=f"fine_tune_{name}")
+        recipe = dataset.tune or tune
+        teacher = base if needs_teacher(recipe) else None
+        model_, record = steps.fine_tune(pruned, accepted, name, recipe, teacher, id=f"fine_tune_{name}")
         data.append(records)
         gates.append(verdict)
         shifts.append(steps.measure_shift(accepted, base, name, shift, id=f"measure_shift_{name}"))

@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from regrow.errors import GateFailedError, InputError
 
@@ -304,7 +304,7 @@ def tune(arguments: argparse.Namespace) -> dict[str, Any]:
     from regrow.tune import tune as tune_model
     from regrow.tune.recipe import read_recipe
 
-    recipe: Any = parse(Recipe, read_recipe(arguments.recipe), arguments.recipe)
+    recipe = parse(cast("Any", Recipe), read_recipe(arguments.recipe), arguments.recipe)
     names = ("processes", "nodes", "node_rank", "main_address", "main_port", "sharding")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     tuned = tune_model(

@@ -27,7 +27,7 @@ from regrow.quality import GateSpec
 from regrow.registry import RegistrySpec
 from regrow.selfdata import SelfDataSpec, ShiftSpec
 from regrow.source import DatasetSpec, ModelSpec, TextSpec, pin
-from regrow.tune.recipe import RECIPE_TAGS, Recipe, Sft
+from regrow.tune.recipe import RECIPE_TAGS, Continual, Recipe, Sft
 
 T = TypeVar("T")
 
@@ -71,6 +71,23 @@ class CompressConfig(BaseModel):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"the name {twice[0]!r} is used twice; each dataset needs its own")
         return datasets
+
+    @model_validator(mode="after")
+    def _every_branch_ends_in_a_model(self) -> "CompressConfig":
+        for where, recipe in [
+            ("tune", self.tune),
+            *((f"datasets.{d.name}.tune", d.tune) for d in self.datasets),
+        ]:
+            if isinstance(recipe, Continual):
+                raise ValueError(
+                    f"{where}.method continual takes two sets; use `regrow tune --data A --data B`"
+                )
+            if recipe is not None and not recipe.trainable.mergeable:
+                raise ValueError(
+                    f"{where}.trainable.kind {recipe.trainable.kind} leaves no checkpoint to evaluate; use "
+                    "`regrow tune`, or take lora"
+                )
+        return self
 
     @model_validator(mode="after")
     def _the_cut_can_be_chosen(self) -> "CompressConfig":
@@ -170,7 +187,7 @@ def read_config(path: Path) -> tuple[CompressConfig, dict[str, Any]]:
 
 
 def parse(kind: type[T], value: Any, where: str) -> T:
-    """Check `value` against a model.
+    """Check `value` against a model, or against a union of some.
 
     Raises:
         InputError: in one line, every key that is unknown, missing or out of range.

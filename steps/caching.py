@@ -43,3 +43,13 @@ def self_data_files() -> str:
     return canonical_digest(
         [rule.version(), {file.name: sha256_of(file) for file in sorted(folder.iterdir())}]
     )
+
+
+def tuning_files() -> str:
+    """Return the digest of the code that trains, which this process has no need to import."""
+    import regrow.tune
+
+    folder = Path(regrow.tune.__file__).parent
+    return canonical_digest(
+        {file.relative_to(folder).as_posix(): sha256_of(file) for file in sorted(folder.rglob("*.py"))}
+    )

@@ -8,25 +8,33 @@ from zenml import step
 from regrow import tune
 from regrow.checkpoint import Checkpoint
 from regrow.selfdata import SelfData
-from regrow.tune import Recipe, data, launch
+from regrow.tune import Recipe
 from regrow.tune.record import TuningRecord
-from steps.caching import depends_on
-from steps.tracking import log_stage
+from steps.caching import depends_on, tuning_files
+from steps.tracking import live, log_stage
 from steps.workspace import fresh, measured, work_dir
 
 
-@step(experiment_tracker=True, cache_policy=depends_on(data, launch))
+@step(experiment_tracker=True, cache_policy=depends_on(files=tuning_files))
 def fine_tune(
-    pruned: Checkpoint, accepted: SelfData, name: str, recipe: Recipe
+    pruned: Checkpoint, accepted: SelfData, name: str, recipe: Recipe, teacher: Checkpoint | None = None
 ) -> tuple[Annotated[Checkpoint, "tuned"], Annotated[TuningRecord, "tuning"]]:
-    """Train an adapter in a process of its own and merge it into the weights (regrow.tune)."""
+    """Train in processes of their own and merge the result into the weights (regrow.tune)."""
+    stage = f"fine_tune.{name}"
     with measured():
         work = work_dir()
-        tuned = tune.tune(pruned, accepted.folder, recipe, fresh(work / "tuned"), work=work / "job")
+        tuned = tune.tune(
+            pruned, accepted.folder, recipe, fresh(work / "tuned"), work=work / "job", teacher=teacher,
+            follower=live(stage),
+        )  # fmt: skip
+        assert tuned is not None
+        assert (
+            tuned.checkpoint is not None
+        )  # one machine, and the configuration refuses what cannot be merged
         record = TuningRecord(
             dataset=name, digest=tuned.checkpoint.digest, log=tuned.log, summary=tuned.summary
         )
-        log_stage(f"fine_tune.{name}", recipe, record)
-        if mlflow.active_run():
-            mlflow.log_artifacts(str(tuned.folder / "adapter"), f"fine_tune.{name}/adapter")
+        log_stage(stage, recipe, record)
+        if mlflow.active_run() and (tuned.folder / "adapter").exists():
+            mlflow.log_artifacts(str(tuned.folder / "adapter"), f"{stage}/adapter")
     return tuned.checkpoint, record

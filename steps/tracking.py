@@ -4,6 +4,8 @@ A step logs its own results while it runs. A step taken from ZenML's cache does 
 last one, logs what is missing: every pipeline run has one complete MLflow run.
 """
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import singledispatch
 from pathlib import Path
@@ -21,7 +23,10 @@ from regrow.quality import GateResult
 from regrow.selfdata import SelfData, Shift
 from regrow.tune.record import TuningRecord
 
+_log = logging.getLogger(__name__)
 _LOGGED = "regrow.logged."
+# What is shown of a tuning run by step.
+_COURSE = ("loss", "learning_rate", "tokens_per_second", "grad_norm", "memory_bytes")
 # MLflow refuses longer parameters.
 _MAX_PARAM = 6000
 
@@ -121,9 +126,8 @@ def _(result: Shift) -> Facts:
 
 @facts.register
 def _(result: TuningRecord) -> Facts:
-    keys = ("loss", "learning_rate", "tokens_per_second", "grad_norm")
     series = {
-        key: [(row["step"], row[key]) for row in result.log if row.get(key) is not None] for key in keys
+        key: [(row["step"], row[key]) for row in result.log if row.get(key) is not None] for key in _COURSE
     }
     numbers = {key: value for key, value in result.summary.items() if isinstance(value, int | float)}
     return Facts(
@@ -171,13 +175,33 @@ def log_stage(stage: str, *results: BaseModel | dict[str, Any]) -> None:
         mlflow.log_params({f"{stage}.{key}": str(value)[:_MAX_PARAM] for key, value in found.params.items()})
         mlflow.log_metrics({f"{stage}.{key}": float(value) for key, value in found.metrics.items()})
         for key, points in found.series.items():
+            there = {one.step for one in client.get_metric_history(run.info.run_id, f"{stage}.{key}")}
             for step, value in points:
-                mlflow.log_metric(f"{stage}.{key}", value, step=step)
+                if step not in there:  # else `live` has sent it, perhaps from a run that was killed
+                    mlflow.log_metric(f"{stage}.{key}", value, step=step)
         for name, text in found.texts.items():
             mlflow.log_text(text, f"{stage}/{name}")
         for file in found.files:
             mlflow.log_artifact(str(file), stage)
     mlflow.set_tag(f"{_LOGGED}{stage}", "yes")
+
+
+def live(stage: str) -> Callable[[dict[str, Any]], None] | None:
+    """Return what sends a tuning run's log to the active MLflow run entry by entry; None without a run.
+
+    A tracking server that fails costs the picture, not the training: the entries are logged when the stage ends.
+    """
+    if mlflow.active_run() is None:
+        return None
+
+    def send(entry: dict[str, Any]) -> None:
+        values = {f"{stage}.{key}": float(entry[key]) for key in _COURSE if entry.get(key) is not None}
+        try:
+            mlflow.log_metrics(values, step=entry["step"])
+        except mlflow.MlflowException as error:
+            _log.warning("step %d is not in MLflow yet: %s", entry["step"], error)
+
+    return send
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

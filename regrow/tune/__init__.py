@@ -1,4 +1,4 @@
-"""Fine-tuning: a recipe carried out by TRL in processes that accelerate starts, resumable, and merged into a plain model."""
+"""Fine-tuning: a recipe carried out by TRL in processes that accelerate starts, and merged into a plain model."""
 
 from regrow.tune.chain import tune
 from regrow.tune.job import Launch

@@ -41,6 +41,7 @@ class Record(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Say how long the run is, and from where it goes on."""
         self._started = time.monotonic()
         if state.is_world_process_zero:
             tell({"steps": state.max_steps, "resumed_from": state.global_step})
@@ -53,6 +54,7 @@ class Record(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        """Write one line, and tell the parent."""
         if not logs or "loss" not in logs or not state.is_world_process_zero:
             return
         seconds = self._before + time.monotonic() - self._started
@@ -76,6 +78,7 @@ class Record(TrainerCallback):  # type: ignore[misc]
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Mark a checkpoint that every process has written its part of."""
         self._trainer.accelerator.wait_for_everyone()  # each process writes its own random state
         if state.is_world_process_zero:
             (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
@@ -115,6 +118,7 @@ class Divergence(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        """Compare the last steps with the best ones."""
         if not logs or "loss" not in logs:
             return
         mean = self._mean_with(float(logs["loss"]))
@@ -140,6 +144,7 @@ class Stop(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Save and end if any process was asked to."""
         accelerator = self._trainer.accelerator
         asked = self.asked
         if accelerator.num_processes > 1:  # all of them must end at the same step

@@ -186,13 +186,8 @@ def _generated(
     from regrow.selfdata import SelfDataSpec, distill
 
     records = [
-        Record(
-            id=f"replay-{number}",
-            instruction=row["instruction"],
-            input=row["input"],
-            reference=row["response"],
-        )
-        for number, row in enumerate(rows)
+        Record(instruction=row["instruction"], input=row["input"], reference=row["response"], source="replay")
+        for row in rows
     ]
     spec = SelfDataSpec(use_reference=False, max_new_tokens=recipe.replay.max_new_tokens)
     data = distill(model, records, "open", spec, folder)

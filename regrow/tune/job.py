@@ -35,7 +35,7 @@ class Launch(BaseModel):
     )
     sharding: Literal["auto", "none", "fsdp"] = Field(
         default="auto",
-        description="fsdp: weights and optimiser are spread over the GPUs (FSDP 2); auto: when one GPU cannot hold them",
+        description="fsdp: weights and optimiser are spread over the GPUs (FSDP 2); auto: if one cannot hold them",
     )
 
 
