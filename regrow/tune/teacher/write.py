@@ -147,6 +147,8 @@ def _shard(
         "offsets": torch.tensor(offsets, dtype=torch.int64),
     }
     ready = done + sum(begin == end for begin, end in pairwise(offsets))
+    if progress and ready > done:
+        progress(ready, total)
     for group in _batches([len(ids) for ids in tokens], offsets, max_tokens):
         where = [loss_positions(prompts[i], len(tokens[i])) for i in group]
         ids, logprobs, mass = model.top_k([tokens[i] for i in group], where)
