@@ -9,7 +9,7 @@ until it is used up. With several rates, each arm takes the one that is best for
 that the table does not use. `--scale 50` multiplies tokens and records, for a GPU (the sets hold 3,200 records).
 
 Interrupted, it continues: sets, runs and evaluations that are finished are kept. Seeds come in order, every arm of
-one before the next, and the table counts what is there; `--table` prints it without running anything.
+one before the next, and the table counts what is there; `--table` prints it without tuning any more.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def _options() -> argparse.Namespace:
     add("--max-new-tokens", type=int, default=80, help="longest rewrite (default: 80)")
     add("--items", type=int, default=200, help="questions of each task (default: 200)")
     add("--texts", type=int, default=64, help="passages for perplexity (default: 64)")
-    add("--table", action="store_true", help="only print the tables of what is finished")
+    add("--table", action="store_true", help="print the tables of the runs that are finished")
     return parser.parse_args()
 
 
@@ -121,7 +121,7 @@ class Study:
     def recipe(self, arm: str, rate: float, tokens: int, seed: int) -> Any:
         """Return the recipe of a run: the demo's, with the arm's loss and answers and with the budget in tokens."""
         kept = {name: value for name, value in self.demo.items() if name != "epochs"}
-        changed = {"learning_rate": rate, "max_tokens": tokens, "seed": seed, "save_every": 50}
+        changed = {"learning_rate": rate, "max_tokens": tokens, "seed": seed, "save_every": 25}
         kind: Any = Recipe
         return parse(kind, kept | changed | ARMS[arm], arm)
 
@@ -138,8 +138,8 @@ class Study:
         assert tuned.checkpoint is not None
         scores = evaluate(arm, tuned.checkpoint, self.suite, self.out / "evaluations")
         wanted = (
-            "tokens", "steps", "examples", "seconds", "tokens_per_second", "first_loss", "last_loss", "peak_bytes",
-            "dtype", "device",
+            "tokens", "steps", "examples", "tokens_per_epoch", "response_tokens_per_epoch", "seconds",
+            "tokens_per_second", "first_loss", "last_loss", "peak_bytes", "dtype", "device",
         )  # fmt: skip
         facts = {key: tuned.summary[key] for key in wanted}
         result = {"arm": arm, "seed": recipe.seed, "learning_rate": recipe.rate, "facts": facts}
