@@ -145,8 +145,8 @@ def order(lengths: Sequence[int], recipe: Training) -> list[int]:
     """Return which example is trained on when, for the whole run: `batch_size` of them for each step.
 
     Every epoch is a fresh permutation, cut into steps of similar length that come in random order: forward
-    passes of similar lengths waste little on padding. Examples that do not fill the last step of an epoch open
-    the next one, and the last step of the run is filled from another epoch: no step is smaller than the others.
+    passes of similar lengths waste little on padding. Examples that do not fill a step of their epoch wait for the
+    next one, and the last step of the run is filled from another epoch: no step is smaller than the others.
     How a step is divided among forward passes and processes has no say in which examples it has.
 
     Args:
@@ -157,22 +157,23 @@ def order(lengths: Sequence[int], recipe: Training) -> list[int]:
     steps = recipe.max_steps or math.ceil(recipe.epochs * len(lengths) / size)
     chooser = random.Random(recipe.seed)  # noqa: S311 - a shuffle, not a secret
     result: list[int] = []
-    carry: list[int] = []
+    left: list[int] = []
     tokens = 0
     while True:
-        pool = carry
-        while len(pool) < size or len(pool) == len(carry):
-            fresh = list(range(len(lengths)))
-            chooser.shuffle(fresh)
-            pool = pool + fresh
-        whole = len(pool) // size * size
-        pool, carry = pool[:whole], pool[whole:]
+        pool = list(range(len(lengths)))
+        chooser.shuffle(pool)
         groups = []
-        for start in range(0, whole, size * _POOL):
+        for start in range(0, len(pool), size * _POOL):
             alike = sorted(pool[start : start + size * _POOL], key=lambda i: (-lengths[i], i))
             groups += [alike[i : i + size] for i in range(0, len(alike), size)]
         chooser.shuffle(groups)
-        for group in groups:
+        # An incomplete group waits for the examples that the next epoch begins with.
+        whole = [group for group in groups if len(group) == size]
+        left += [i for group in groups if len(group) < size for i in group]
+        while len(left) >= size:
+            whole.append(left[:size])
+            left = left[size:]
+        for group in whole:
             result += group
             tokens += sum(lengths[i] for i in group)
             if tokens >= recipe.max_tokens if recipe.max_tokens else len(result) >= steps * size:

@@ -4,12 +4,12 @@ import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from regrow.files import canonical_digest
-from regrow.tune.recipe import Distill, Sft
+from regrow.tune.recipe import Phase
 
 # Lines of the worker's output that begin with this are progress, the rest are its libraries' words.
 EVENT = "@regrow "
@@ -52,7 +52,7 @@ class Job(BaseModel):
     )
     teacher: str | None = Field(default=None, description="digest of the teacher")
     data: str = Field(description="digest of the tokenized examples")
-    recipe: Annotated[Sft | Distill, Field(discriminator="method")] = Field(description="how to train")
+    recipe: Phase = Field(description="how to train")
     micro_batch_size: int = Field(description="examples in one forward pass of one process")
     dtype: str = Field(description="torch type that is computed in, and of the frozen weights")
     device: str = Field(description="cpu or cuda")

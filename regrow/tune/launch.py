@@ -10,6 +10,7 @@ import logging
 import shutil
 import time
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from regrow.checkpoint import Checkpoint
@@ -41,6 +42,7 @@ def train(
     launch = launch or Launch()
     if out.exists():
         raise InputError(f"{out}: already exists; name another --out folder or remove it")
+    _check_means(recipe)
     if isinstance(recipe, Distill):
         _check_teacher(checkpoint, teacher)
     rows = examples_of.read_rows(data, recipe)
@@ -56,6 +58,17 @@ def train(
     with suppress(OSError):
         work.rmdir()  # only when no other job left its folder in it
     return tuned
+
+
+def _check_means(recipe: Training) -> None:
+    if recipe.trainable.kind != "qlora":
+        return
+    if device() != "cuda":
+        raise InputError(
+            "recipe.trainable.kind qlora: needs a CUDA GPU, and this machine has none; use lora, or run it where one is"
+        )
+    if find_spec("bitsandbytes") is None:
+        raise InputError("recipe.trainable.kind qlora: needs the package bitsandbytes; install regrow[qlora]")
 
 
 def _check_teacher(student: Checkpoint, teacher: Checkpoint | None) -> None:

@@ -18,24 +18,25 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def load_for_training(parent: Checkpoint, spec: Any, dtype: str, device: str, *, checkpointing: bool) -> Any:
+def load_for_training(parent: Checkpoint, spec: Any, dtype: str, *, checkpointing: bool) -> Any:
     """Load the parent and make the recipe's weights, and no others, trainable, in float32.
+
+    The model stays on the CPU (a quantized one is on its GPU): the trainer places it, each process on its own device.
 
     Args:
         parent: the model that is tuned.
         spec: the recipe's `trainable`.
         dtype: torch type of the frozen weights.
-        device: cpu or cuda; the trainer places the model, each process on a device of its own.
         checkpointing: whether activations are computed twice.
 
     Returns:
         A `PreTrainedModel`, or a `PeftModel` around one.
 
     Raises:
-        InputError: the model has not what the recipe trains, or the recipe needs a GPU that is not there.
+        InputError: the model has not what the recipe trains.
     """
     if isinstance(spec, Lora) and spec.kind == "qlora":
-        model = _in_four_bits(parent, device, checkpointing=checkpointing)
+        model = _in_four_bits(parent, checkpointing=checkpointing)
     else:
         model = parent.load(dtype=dtype, device="cpu")
     model.config.use_cache = False
@@ -53,17 +54,7 @@ def load_for_training(parent: Checkpoint, spec: Any, dtype: str, device: str, *,
     return model.train()
 
 
-def _in_four_bits(parent: Checkpoint, device: str, *, checkpointing: bool) -> "PreTrainedModel":
-    if device != "cuda":
-        raise InputError(
-            "recipe.trainable.kind qlora: needs a CUDA GPU, and this machine has none; use lora, or run it where one is"
-        )
-    try:
-        import bitsandbytes  # noqa: F401
-    except ModuleNotFoundError:
-        raise InputError(
-            "recipe.trainable.kind qlora: needs the package bitsandbytes; install regrow[qlora]"
-        ) from None
+def _in_four_bits(parent: Checkpoint, *, checkpointing: bool) -> "PreTrainedModel":
     from peft import prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 

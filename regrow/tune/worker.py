@@ -78,7 +78,7 @@ def train(job: Job) -> None:
     objective = _objective(job, examples, settings)
     torch.manual_seed(recipe.seed)  # adapters are drawn when they are made
     model = load_for_training(
-        parent, recipe.trainable, job.dtype, job.device, checkpointing=recipe.gradient_checkpointing
+        parent, recipe.trainable, job.dtype, checkpointing=recipe.gradient_checkpointing
     )
     done = whole_checkpoints(job.folder / "steps")
     resume = done[-1] if done else None

@@ -168,6 +168,27 @@ class TeacherCorrection(_Logits):
         return Distill(**self.model_dump(exclude={"method", "correction"}))
 
 
+METHODS = ("sft", "distill", "teacher_correction", "continual")
+
+
+def _method(value: Any) -> str:
+    return str(value.get("method", "sft") if isinstance(value, dict) else getattr(value, "method", ""))
+
+
+def _by_method(*methods: str) -> Discriminator:
+    return Discriminator(
+        _method,
+        custom_error_type="unknown_method",
+        custom_error_message=f"unknown method; choose among {', '.join(methods)}",
+    )
+
+
+# A single training run.
+Phase = Annotated[
+    Annotated[Sft, Tag("sft")] | Annotated[Distill, Tag("distill")], _by_method("sft", "distill")
+]
+
+
 class Replay(BaseModel):
     """Examples of the first phase that the second one sees again."""
 
@@ -201,12 +222,8 @@ class Continual(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: Literal["continual"] = "continual"
-    first: Annotated[Sft | Distill, Field(discriminator="method")] = Field(
-        default_factory=Sft, description="recipe of the first phase"
-    )
-    second: Annotated[Sft | Distill, Field(discriminator="method")] = Field(
-        default_factory=Sft, description="recipe of the second phase"
-    )
+    first: Phase = Field(default_factory=Sft, description="recipe of the first phase")
+    second: Phase = Field(default_factory=Sft, description="recipe of the second phase")
     replay: Replay = Field(default_factory=Replay, description="examples of the first phase in the second")
     freeze: Freeze = Field(default_factory=Freeze, description="blocks that the second phase leaves alone")
 
@@ -222,23 +239,12 @@ class Continual(BaseModel):
         return self
 
 
-METHODS = ("sft", "distill", "teacher_correction", "continual")
-
-
-def _method(value: Any) -> str:
-    return str(value.get("method", "sft") if isinstance(value, dict) else getattr(value, "method", ""))
-
-
 Recipe = Annotated[
     Annotated[Sft, Tag("sft")]
     | Annotated[Distill, Tag("distill")]
     | Annotated[TeacherCorrection, Tag("teacher_correction")]
     | Annotated[Continual, Tag("continual")],
-    Discriminator(
-        _method,
-        custom_error_type="unknown_method",
-        custom_error_message=f"unknown method; choose among {', '.join(METHODS)}",
-    ),
+    _by_method(*METHODS),
 ]
 
 
