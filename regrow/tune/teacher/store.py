@@ -10,7 +10,8 @@ A shard holds `shard_size` consecutive examples:
 That is 6 k + 4 bytes for a position (388 at k = 64). float16 keeps 11 bits of a log-probability. Alone it would
 move a position's total by up to 5e-4, beyond 1 at one position in a hundred, which ruins what is left for
 the tail; so the reader scales the k probabilities to the stored total. On SmolLM2-135M at k = 64, with all other tokens
-as one bucket, KL between what is read and the exact softmax is then 9e-8 nats on average (4e-6 without it).
+as one bucket, KL between what is read and the exact softmax was 9e-8 nats on average (605 positions); without
+the stored total it was 4e-6 (5417 positions of other text).
 """
 
 from collections import OrderedDict
