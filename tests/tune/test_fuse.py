@@ -462,7 +462,7 @@ def test_a_wrong_merge_is_found(tmp_path: Path, merge, fault, how):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("spread", [0.1, 1e-3])
-@pytest.mark.parametrize("factor", [0.0, 0.5, 2.0, -1.0])
+@pytest.mark.parametrize("factor", [0.0, 2.0])
 def test_wrong_arithmetic_is_found(tmp_path: Path, tiny, monkeypatch, kind, spread, factor):
     # The fault is in what fuse and verify share, so the file is what verify expects: PEFT's logits tell.
     adapter = adapter_of(tiny, tmp_path / "adapter", spread=spread, **KINDS[kind])

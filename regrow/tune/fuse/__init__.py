@@ -3,7 +3,7 @@
 `fuse` merges an adapter, `overlay` puts in weights that were trained themselves, `verify` proves either.
 """
 
-from regrow.tune.fuse.proof import check, verify
+from regrow.tune.fuse.proof import verify
 from regrow.tune.fuse.write import fuse, overlay
 
-__all__ = ["check", "fuse", "overlay", "verify"]
+__all__ = ["fuse", "overlay", "verify"]

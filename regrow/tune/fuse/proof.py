@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -25,10 +25,6 @@ from regrow.checkpoint import Checkpoint
 from regrow.errors import RegrowError
 from regrow.tune.fuse.updates import Updates, adapter_updates, stored, trained_updates
 
-if TYPE_CHECKING:
-    from regrow.tune.data import Examples
-    from regrow.tune.job import Job
-
 log = logging.getLogger(__name__)
 # Largest accepted difference of float32 logits, relative to their own 2-norm ...
 _TOLERANCE = 1e-4
@@ -36,7 +32,7 @@ _TOLERANCE = 1e-4
 # the noise of float32.
 _SHARE, _NOISE = 0.1, 3e-5
 _LOST = 0.5  # share of the update's effect from which on its loss to rounding is worth a warning
-_SAMPLE, _TOKENS, _RESPONSE = 8, 256, 128
+_SAMPLE, _PROMPT, _RESPONSE = 8, 192, 64  # examples, and tokens of each
 
 
 class _MismatchError(Exception):
@@ -158,11 +154,9 @@ def _sample(tokens: Sequence[list[int]], prompts: Sequence[int]) -> list[tuple[l
     usable = [(ids, start) for ids, start in usable if start < len(ids)]
     if not usable:
         raise RegrowError("no example has a response; the merged model cannot be verified")
-    short = [(ids, start) for ids, start in usable if start < _TOKENS]
+    short = [(ids, start) for ids, start in usable if start <= _PROMPT]
     chosen = short or sorted(usable, key=lambda one: one[1])
-    return [
-        (ids[: max(_TOKENS, start + 1)][: start + _RESPONSE], start - 1) for ids, start in chosen[:_SAMPLE]
-    ]
+    return [(ids[: start + _RESPONSE], start - 1) for ids, start in chosen[:_SAMPLE]]
 
 
 def _outputs(model: Any, sample: list[tuple[list[int], int]]) -> _Outputs:
@@ -231,12 +225,3 @@ def _reloaded(merged: Path, parameters: list[str], sample: list[tuple[list[int],
     if odd := sorted(set(names) ^ set(parameters)):
         raise _MismatchError(f"loaded again, {odd[0]} is tied as it was not in the parent")
     return _outputs(model, sample)
-
-
-def check(job: "Job", adapter: Path, merged: Path, examples: "Examples") -> float:
-    """Return `merge_difference` of `verify`, for a job."""
-    parent = Checkpoint(folder=job.checkpoint, digest=job.parent, parameters=0)
-    facts = verify(
-        parent, merged, adapter=adapter, trained=None, tokens=examples.tokens, prompts=examples.prompts
-    )
-    return facts["merge_difference"]
