@@ -195,7 +195,7 @@ def _show(bar: "tqdm[Any]", event: dict[str, Any]) -> None:
     elif "stage" in event:
         bar.set_description(event["stage"])
         if "total" in event:
-            bar.unit = "shard"
+            bar.unit = "example"
             bar.total, bar.n = event["total"], event["done"]
             bar.refresh()
 

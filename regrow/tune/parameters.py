@@ -78,6 +78,8 @@ def _adapted(model: "PreTrainedModel", spec: Lora | Prefix, parent: Checkpoint) 
         return get_peft_model(
             model, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=spec.tokens)
         )
+    if spec.kind == "dora":
+        _check_rows(model)
     targets: Any = spec.target_modules
     if spec.blocks is not None:
         targets = _linear_layers(model, spec, parent)
@@ -93,6 +95,15 @@ def _adapted(model: "PreTrainedModel", spec: Lora | Prefix, parent: Checkpoint) 
             use_dora=spec.kind == "dora",
         ),
     )
+
+
+def _check_rows(model: "PreTrainedModel") -> None:
+    """DoRA divides by the length of every row of W."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and not module.weight.any(dim=1).all():
+            raise InputError(
+                f"recipe.trainable.kind dora: {name} has a row of zeros, whose direction is none; take lora"
+            )
 
 
 def _linear_layers(model: "PreTrainedModel", spec: Lora, parent: Checkpoint) -> list[str]:

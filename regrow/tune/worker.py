@@ -63,6 +63,7 @@ def train(job: Job) -> None:
 
     from regrow.tune.batches import Collator
     from regrow.tune.callbacks import tell, whole_checkpoints
+    from regrow.tune.fuse import check_stored
     from regrow.tune.parameters import load_for_training, trained
     from regrow.tune.trainer import Trainer
 
@@ -80,6 +81,14 @@ def train(job: Job) -> None:
     model = load_for_training(
         parent, recipe.trainable, job.dtype, checkpointing=recipe.gradient_checkpointing
     )
+    weights = trained(model)
+    if not hasattr(model, "peft_config"):
+        check_stored(parent, weights)
+    counts = {
+        "trainable_parameters": sum(weight.numel() for weight in weights.values()),
+        "trained_tensors": len(weights),
+    }
+    del weights
     done = whole_checkpoints(job.folder / "steps")
     resume = done[-1] if done else None
     trainer = Trainer(
@@ -94,12 +103,6 @@ def train(job: Job) -> None:
         depth=parent.blocks,
         earlier=_log_until(job.folder / "log.jsonl", resume),
     )
-    weights = trained(model)
-    counts = {
-        "trainable_parameters": sum(weight.numel() for weight in weights.values()),
-        "trained_tensors": len(weights),
-    }
-    del weights
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if trainer.stop.done:
         if rank == 0:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from regrow.checkpoint import Checkpoint
+from regrow.errors import InputError
 from regrow.tune.recipe import BitFit, Distill, Full, HeadAndLastK, Lora, Prefix, Sft
 from tests.families import FAMILIES
 from tests.tiny import tiny_checkpoint
@@ -21,7 +23,7 @@ KINDS = {
     "full, some blocks": Full(blocks=(3,)),
     "head_and_last_k": HeadAndLastK(k=2),
     "bitfit": BitFit(),
-    "prefix": Prefix(tokens=4),
+    "prefix": Prefix(tokens=8),
 }
 DISTILL = {
     "online": {},
@@ -56,7 +58,7 @@ def _signals():
 def test_the_loss_falls_and_only_what_is_named_changes(tmp_path: Path, models, kind):
     student, _ = models
     spec = KINDS[kind]
-    rate = 3e-2 if kind in ("bitfit", "prefix") else 1e-2
+    rate = {"bitfit": 3e-2, "prefix": 0.3}.get(kind, 1e-2)
     run = train(
         student, sentences(tmp_path / "d.jsonl"), recipe_of(trainable=spec, learning_rate=rate), tmp_path
     )
@@ -73,8 +75,6 @@ def test_the_loss_falls_and_only_what_is_named_changes(tmp_path: Path, models, k
 
 
 def weights_of(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
     return load_file(checkpoint.folder / "model.safetensors")
 
 
@@ -191,3 +191,28 @@ def same(runs: dict) -> None:
         for name, weight in first.weights().items():
             # AdamW divides by the gradient's own size: where that is next to nothing, rounding decides the sign.
             torch.testing.assert_close(weights[name], weight, rtol=1e-2, atol=2e-3)
+
+
+def test_what_cannot_be_written_back_is_refused_before_training(tmp_path: Path):
+    from tests.families import DEPTH_ONLY
+
+    experts = tiny_checkpoint(tmp_path / "m", family="mixtral", **DEPTH_ONLY["mixtral"])
+    with pytest.raises(InputError, match=r"trainable: .* has no tensor .*experts.*take lora"):
+        train(experts, sentences(tmp_path / "d.jsonl"), recipe_of(trainable=Full()), tmp_path)
+    lora = train(experts, sentences(tmp_path / "d.jsonl"), recipe_of(), tmp_path)
+    assert lora.losses[-1] < lora.losses[0]
+
+
+def test_dora_refuses_rows_without_a_direction(tmp_path: Path):
+    parent = tiny_checkpoint(tmp_path / "m")
+    name = "model.layers.1.self_attn.v_proj.weight"
+    weights = weights_of(parent)
+    weights[name][3] = 0
+    save_file(weights, parent.folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"layers\.1\.self_attn\.v_proj has a row of zeros"):
+        train(
+            Checkpoint.open(parent.folder),
+            sentences(tmp_path / "d.jsonl"),
+            recipe_of(trainable=Lora(kind="dora")),
+            tmp_path,
+        )

@@ -4,6 +4,7 @@
 """
 
 from regrow.tune.fuse.proof import verify
+from regrow.tune.fuse.updates import check_stored
 from regrow.tune.fuse.write import fuse, overlay
 
-__all__ = ["fuse", "overlay", "verify"]
+__all__ = ["check_stored", "fuse", "overlay", "verify"]

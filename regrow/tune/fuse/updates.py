@@ -5,7 +5,7 @@ one (tied embeddings), and where a file was saved from the model without its hea
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,22 @@ def trained_updates(parent: Checkpoint, trained: Path) -> Updates:
                 raise RegrowError(f"{trained}: holds {other} and {live}, which are one tensor in the parent")
             updates[name] = Update(live, _Given(info, live))
     return updates
+
+
+def check_stored(parent: Checkpoint, names: Iterable[str]) -> None:
+    """See before a training run whether what it trains can be written into the parent's file.
+
+    Raises:
+        InputError: the file has no tensor for one of the live model's parameters `names`.
+    """
+    stored = _Names.of(parent)
+    for name in names:
+        try:
+            stored.places(name, "which this recipe trains")
+        except RegrowError as error:
+            raise InputError(
+                f"recipe.trainable: {error}; the architecture stores it under other names: take lora"
+            ) from None
 
 
 @dataclass(frozen=True)
