@@ -1,0 +1,373 @@
+"""What a training run will need, before it starts: memory by what takes it, and time.
+
+What a forward and backward pass needs is counted by carrying it out without content (`regrow.tune.rehearsal`); no
+weight is read. What cannot be counted that way was measured, and stands in the constants below.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from regrow.checkpoint import Checkpoint
+from regrow.errors import InputError
+from regrow.tune.data import order
+from regrow.tune.recipe import Distill, Lora, Sft
+
+if TYPE_CHECKING:
+    from regrow.tune.rehearsal import Cost, Shape
+
+_LIBRARIES = {"cpu": 0, "cuda": 0}
+_SPREAD = 1.0
+_EFFICIENCY = {"cpu": 1.0, "cuda": 1.0}
+_FLOAT = 4  # bytes of a trained weight, of its gradient, and of each of AdamW's two moments
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one process of a run needs, on a CPU all processes of the machine together.
+
+    Attributes:
+        parts: bytes at the peak, by what takes them.
+        seconds: of the training steps, without start, teacher's file and merge.
+    """
+
+    parts: dict[str, int]
+    seconds: float
+
+    @property
+    def bytes(self) -> int:
+        """Bytes at the peak."""
+        return sum(self.parts.values())
+
+
+def estimate(
+    parent: Checkpoint,
+    recipe: Sft | Distill,
+    lengths: Sequence[int],
+    *,
+    micro_batch_size: int,
+    dtype: str,
+    device: str,
+    processes: int = 1,
+    sharded: bool = False,
+    teacher: Checkpoint | None = None,
+    learned: float = 1.0,
+) -> Estimate:
+    """Estimate the memory and the time of a run.
+
+    Args:
+        parent: the model that is tuned.
+        recipe: how.
+        lengths: tokens of each example.
+        micro_batch_size: examples in one forward pass of one process.
+        dtype: torch type of the frozen weights, which is computed in.
+        device: cpu or cuda.
+        processes: processes that share a step; on a CPU all of them share the machine's memory.
+        sharded: whether FSDP spreads weights and optimiser over the processes.
+        teacher: the unpruned model, for distillation.
+        learned: share of the tokens that have a loss; it decides how long the head takes.
+
+    Raises:
+        InputError: the model has not what the recipe trains.
+    """
+    from regrow.tune import rehearsal
+
+    batches = _batches(lengths, recipe, micro_batch_size)
+    worst = max(batches, key=lambda batch: batch.tokens(recipe.packing))
+    online = teacher if isinstance(recipe, Distill) and recipe.teacher == "online" else None
+    shape = worst.shape(recipe.packing)
+    cost = rehearsal.cost(parent, online, _what_counts(recipe), dtype, shape)
+    parts = _parts(cost, device, processes, sharded)
+    if teacher and isinstance(recipe, Distill) and not online:
+        # The teacher writes first, and is gone when the student comes.
+        first = _stored_bytes(teacher, dtype) + parts["libraries"]
+        if (more := first - sum(parts.values())) > 0:
+            parts["teacher"] = more
+    if device == "cpu":
+        parts = {name: count * processes for name, count in parts.items()}
+    return Estimate(
+        {name: count for name, count in parts.items() if count},
+        _seconds(cost, worst, batches, recipe, learned, dtype, device, processes),
+    )
+
+
+def largest_micro_batch(
+    parent: Checkpoint,
+    recipe: Sft | Distill,
+    lengths: Sequence[int],
+    *,
+    share: int,
+    available: int,
+    dtype: str,
+    device: str,
+    processes: int = 1,
+    sharded: bool = False,
+    teacher: Checkpoint | None = None,
+) -> int:
+    """Return how many examples of a step fit into one forward pass; 1 if not even one does.
+
+    Args:
+        parent: the model that is tuned.
+        recipe: how.
+        lengths: tokens of each example.
+        share: examples of a step that one process has; the answer divides it.
+        available: bytes that may be used.
+        dtype: as in `estimate`.
+        device: as in `estimate`.
+        processes: as in `estimate`.
+        sharded: as in `estimate`.
+        teacher: as in `estimate`.
+    """
+    how = _How(dtype, device, processes, sharded)
+    sizes = [size for size in range(1, share + 1) if share % size == 0]
+    low, high = 0, len(sizes)  # sizes[:low] fit, sizes[high:] do not
+    while low < high:
+        middle = (low + high) // 2
+        if how.bytes(parent, recipe, lengths, sizes[middle], teacher) <= available:
+            low = middle + 1
+        else:
+            high = middle
+    return sizes[max(low - 1, 0)]
+
+
+def check(
+    estimate: Estimate,
+    available: int,
+    recipe: Sft | Distill,
+    *,
+    parent: Checkpoint,
+    lengths: Sequence[int],
+    share: int,
+    micro_batch_size: int,
+    dtype: str,
+    device: str,
+    processes: int = 1,
+    sharded: bool = False,
+    teacher: Checkpoint | None = None,
+) -> None:
+    """Refuse a run that does not fit, and name what would make it fit.
+
+    Args:
+        estimate: of the run as it is asked for.
+        available: bytes that may be used.
+        recipe: how the run trains.
+        parent: the model that is tuned.
+        lengths: tokens of each example.
+        share: examples of a step that one process has.
+        micro_batch_size: examples in one forward pass of one process.
+        dtype: as in `regrow.tune.estimate.estimate`.
+        device: likewise.
+        processes: likewise.
+        sharded: likewise.
+        teacher: likewise.
+
+    Raises:
+        InputError: it does not fit; every remedy that the message names was estimated, and fits.
+    """
+    if estimate.bytes <= available:
+        return
+    how = _How(dtype, device, processes, sharded)
+    run = _Run(recipe, micro_batch_size, how)
+
+    def fits(other: _Run) -> bool:
+        return other.how.bytes(parent, other.recipe, lengths, other.micro_batch_size, teacher) <= available
+
+    named = []
+    size = largest_micro_batch(
+        parent, recipe, lengths, share=share, available=available, teacher=teacher, dtype=dtype, device=device,
+        processes=processes, sharded=sharded,
+    )  # fmt: skip
+    if size < micro_batch_size and fits(smaller := replace(run, micro_batch_size=size)):
+        named.append(smaller.against(run))
+    named += [other.against(run) for other in run.alternatives() if fits(other)]
+    if not named:
+        # One remedy is not enough: the batch as small as can be, together with others.
+        one = replace(run, micro_batch_size=1)
+        candidates = [other for first in one.alternatives() for other in (first, *first.alternatives())]
+        named = [other.against(run) for other in candidates if fits(other)][:2]
+    what = ", or ".join(dict.fromkeys(named))
+    remedy = f"use {what}" if what else "use a smaller model, shorter max_length or a larger device"
+    raise InputError(
+        f"recipe: needs {_gib(estimate.bytes)}, this device has {_gib(available)} free: {remedy}"
+    )
+
+
+def _gib(count: int) -> str:
+    return f"{count / _GIB:.1f} GiB" if count >= _GIB / 10 else f"{count / 2**20:.0f} MiB"
+
+
+@dataclass(frozen=True)
+class _How:
+    dtype: str
+    device: str
+    processes: int
+    sharded: bool
+
+    def bytes(
+        self,
+        parent: Checkpoint,
+        recipe: Sft | Distill,
+        lengths: Sequence[int],
+        size: int,
+        teacher: Checkpoint | None,
+    ) -> int:
+        return estimate(
+            parent, recipe, lengths, micro_batch_size=size, teacher=teacher, dtype=self.dtype, device=self.device,
+            processes=self.processes, sharded=self.sharded,
+        ).bytes  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A recipe and how it would be carried out."""
+
+    recipe: Sft | Distill
+    micro_batch_size: int
+    how: _How
+
+    def alternatives(self) -> "Iterator[_Run]":
+        """Yield what needs less memory and can be done here, the mildest first; the batch stays."""
+        recipe, how = self.recipe, self.how
+        if not recipe.gradient_checkpointing:
+            yield self._with(gradient_checkpointing=True)
+        if isinstance(recipe, Distill) and recipe.teacher == "online":
+            states = recipe.hidden_states or recipe.embeddings  # which top_k does not keep
+            yield from () if states else (self._with(teacher="top_k"),)
+        if how.device == "cuda" and how.processes > 1 and not how.sharded:
+            yield replace(self, how=replace(how, sharded=True))
+        kind = recipe.trainable.kind
+        if kind in ("full", "head_and_last_k"):
+            yield self._with(trainable=Lora())
+        if kind != "qlora" and how.device == "cuda" and not how.sharded:
+            lora = recipe.trainable if isinstance(recipe.trainable, Lora) else Lora()
+            yield self._with(trainable=lora.model_copy(update={"kind": "qlora"}))
+
+    def _with(self, **changes: Any) -> "_Run":
+        return replace(self, recipe=self.recipe.model_copy(update=changes))
+
+    def against(self, other: "_Run") -> str:
+        """Say in what this run differs from another one."""
+        mine, theirs = self.recipe, other.recipe
+        words = []
+        if self.micro_batch_size != other.micro_batch_size:
+            words.append(f"micro_batch_size {self.micro_batch_size}")
+        if mine.gradient_checkpointing != theirs.gradient_checkpointing:
+            words.append("gradient_checkpointing")
+        if getattr(mine, "teacher", None) != getattr(theirs, "teacher", None):
+            words.append("teacher top_k")
+        if self.how.sharded != other.how.sharded:
+            words.append("sharding fsdp")
+        if mine.trainable.kind != theirs.trainable.kind:
+            words.append(f"trainable.kind {mine.trainable.kind}")
+        return " with ".join([words[0], " and ".join(words[1:])]) if words[1:] else words[0]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The examples of one forward pass, by their tokens."""
+
+    lengths: tuple[int, ...]
+
+    def tokens(self, packed: bool) -> int:
+        return sum(self.lengths) if packed else len(self.lengths) * max(self.lengths)
+
+    def pairs(self, packed: bool) -> int:
+        """Pairs of positions that attention computes with."""
+        return sum(self.lengths) ** 2 if packed else len(self.lengths) * max(self.lengths) ** 2
+
+    def shape(self, packed: bool) -> "Shape":
+        from regrow.tune.rehearsal import Shape
+
+        if packed:
+            return Shape(1, sum(self.lengths), masked=len(self.lengths) > 1)
+        return Shape(len(self.lengths), max(self.lengths), masked=len(set(self.lengths)) > 1)
+
+
+def _batches(lengths: Sequence[int], recipe: Sft | Distill, size: int) -> list[_Batch]:
+    """Return the forward passes of the whole run, of all processes."""
+    turns = order(lengths, recipe)
+    return [
+        _Batch(tuple(lengths[i] for i in turns[start : start + size])) for start in range(0, len(turns), size)
+    ]
+
+
+def _what_counts(recipe: Sft | Distill) -> Sft | Distill:
+    """Return the recipe with whatever changes nothing in a forward pass at its default; a key for the cache."""
+    names = {
+        "trainable",
+        "gradient_checkpointing",
+        "temperature",
+        "hidden_states",
+        "embeddings",
+        "teacher",
+        "top_k",
+    }
+    return type(recipe)(**{name: getattr(recipe, name) for name in names if hasattr(recipe, name)})
+
+
+def _parts(cost: "Cost", device: str, processes: int, sharded: bool) -> dict[str, int]:
+    trained = cost.trained * _FLOAT
+    over = processes if sharded else 1
+    parts = {
+        "libraries": _LIBRARIES[device],
+        "weights": cost.frozen_bytes // over,
+        "trained": trained // over,
+        "gradients": trained // over,
+        "optimizer": 2 * trained // over,
+        "activations": int(cost.activations * _SPREAD),
+        "head": int(cost.head * _SPREAD),
+        "teacher": cost.teacher_bytes + int(cost.teacher_work * _SPREAD),
+        # DDP copies gradients into buckets; FSDP holds a block's weights whole, and fetches the next one meanwhile.
+        "exchange": (2 * cost.largest_block + cost.outside if sharded else trained) if processes > 1 else 0,
+    }
+    # On a GPU AdamW makes copies of all it updates at once, when activations are gone.
+    stepping = trained // over if device == "cuda" else 0
+    parts["optimizer"] += max(0, stepping - parts["activations"] - parts["head"])
+    return parts
+
+
+def _stored_bytes(checkpoint: Checkpoint, dtype: str) -> int:
+    import torch
+
+    return int(checkpoint.parameters * getattr(torch, dtype).itemsize)
+
+
+def _seconds(
+    cost: "Cost",
+    worst: _Batch,
+    batches: list[_Batch],
+    recipe: Sft | Distill,
+    learned: float,
+    dtype: str,
+    device: str,
+    processes: int,
+) -> float:
+    packed = recipe.packing
+    tokens = sum(batch.tokens(packed) for batch in batches) / worst.tokens(packed)
+    pairs = sum(batch.pairs(packed) for batch in batches) / worst.pairs(packed)
+    head = learned * sum(sum(batch.lengths) for batch in batches) / worst.tokens(packed)
+    operations = cost.operations * tokens + cost.attention * pairs + cost.of_head * head
+    # The processes of a CPU share it.
+    machines = processes if device == "cuda" else 1
+    return operations / (_speed(dtype, device) * _EFFICIENCY[device] * machines)
+
+
+@lru_cache(maxsize=8)
+def _speed(dtype: str, device: str) -> float:
+    """Return this machine's operations a second in a product of matrices, the best of a few within 0.2 s."""
+    import torch
+
+    size = 8192 if device == "cuda" else 1024
+    a = torch.randn(size, size, device=device).to(getattr(torch, dtype))
+    best, until = math.inf, time.perf_counter() + 0.2
+    while best == math.inf or time.perf_counter() < until:
+        before = time.perf_counter()
+        a @ a
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - before)
+    return 2 * size**3 / best
