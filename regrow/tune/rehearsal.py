@@ -45,7 +45,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Cost:
-    """One forward and backward pass, in bytes and in multiply-add operations (two each)."""
+    """One forward and backward pass: bytes, operations (a multiplication with an addition is two), bytes written."""
 
     trained: int = 0  # number of weights that train
     frozen_bytes: int = 0
@@ -58,6 +58,7 @@ class Cost:
     operations: int = 0
     attention: int = 0
     of_head: int = 0
+    written: int = 0
 
 
 @dataclass
@@ -72,6 +73,7 @@ class _Pass:
     operations: int = 0
     attention: int = 0
     of_head: int = 0
+    written: int = 0
 
     def plus(self, factor: int, one: "_Pass", other: "_Pass") -> "_Pass":
         """Return self + factor * (one - other)."""
@@ -113,6 +115,7 @@ def cost(
         operations=seen.operations,
         attention=seen.attention,
         of_head=seen.of_head,
+        written=seen.written,
     )
 
 
@@ -309,17 +312,18 @@ def _one_pass(
         seen.of_head = live.operations
         seen.loss = live.stage(None)
         del states, mine
-        loss.backward()
+        torch.autograd.backward(loss)
         seen.backward = live.stage(seen)
+        seen.written = live.written
     return seen
 
 
-class _Live(TorchDispatchMode):
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts bytes that are alive, and operations, of what is made while it is on."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = self.operations = self.attention = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = self.operations = self.attention = self.written = 0
         self._known: set[int] = set()
 
     def ignore(self, model: torch.nn.Module) -> None:
@@ -356,6 +360,7 @@ class _Live(TorchDispatchMode):
         self._known.add(key)
         size = storage.nbytes()
         self.now += size
+        self.written += size
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._gone, key, size)
 
@@ -371,13 +376,13 @@ def _of_attention(name: str, args: Any) -> int:
     return int((10 if backward else 4) * query.numel() * key.shape[-2])
 
 
-def _inputs(shape: Shape, *, packed: bool) -> dict[str, torch.Tensor]:
+def _inputs(shape: Shape, *, packed: bool) -> dict[str, torch.Tensor | None]:
     ids = torch.zeros((shape.rows, shape.length), dtype=torch.long)
     if packed:
-        inputs = {"input_ids": ids, "position_ids": torch.zeros_like(ids)}
         # transformers makes this mask by looking at the positions, which here have no content.
-        mask = torch.ones((1, 1, shape.length, shape.length), dtype=torch.bool)
-        return inputs | {"attention_mask": mask} if shape.masked else inputs | {"attention_mask": None}
+        square = (1, 1, shape.length, shape.length)
+        mask = torch.ones(square, dtype=torch.bool) if shape.masked else None
+        return {"input_ids": ids, "position_ids": torch.zeros_like(ids), "attention_mask": mask}
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids) if shape.masked else None}
 
 
