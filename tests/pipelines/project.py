@@ -142,6 +142,8 @@ def tiny_config(project: Project) -> dict[str, Any]:
         {"name": name, "source": f"data/{name}.jsonl", "adapter": "columns", "columns": columns}
         for name in ("plants", "water")
     ]
+    tune = {"max_steps": 4, "batch_size": 4, "max_length": 256, "save_every": 1}
+    sets[1]["tune"] = tune | {"method": "distill"}  # the teacher is the run's unpruned model
     text = {"source": "data/texts.jsonl", "column": "text"}
     return {
         "parameters": {
@@ -153,7 +155,7 @@ def tiny_config(project: Project) -> dict[str, Any]:
             "self_data": {"max_new_tokens": 12, "shard_size": 4},
             "gate": {"min_acceptance_rate": 0.0, "min_records": 4},
             "shift": {"encoder": None},  # the default one is 83 MB; tests/selfdata/test_shift.py runs it
-            "tune": {"max_steps": 4, "batch_size": 4, "max_length": 256, "save_every": 1},
+            "tune": tune,
             "evaluation": {
                 "tasks": [{"name": "arc_easy", "source": "data/arc.jsonl"}],
                 "perplexity": {"name": "texts", **text},

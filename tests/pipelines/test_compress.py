@@ -63,9 +63,11 @@ def test_the_registered_version_generates_by_alias_and_is_tagged(finished):
         "answer = model('Grass', max_new_tokens=3)\n"
         "version = mlflow.MlflowClient().get_model_version_by_alias('tiny-regrow', 'challenger')\n"
         "run = mlflow.get_run(version.run_id)\n"
-        "print(json.dumps([answer, dict(version.tags), run.data.params, run.data.metrics]))"
+        "course = mlflow.MlflowClient().get_metric_history(run.info.run_id, 'fine_tune.water.loss')\n"
+        "course = [[one.step, one.value] for one in course]\n"
+        "print(json.dumps([answer, dict(version.tags), run.data.params, run.data.metrics, course]))"
     )
-    answer, tags, params, metrics = json.loads(project.python(code).splitlines()[-1])
+    answer, tags, params, metrics, course = json.loads(project.python(code).splitlines()[-1])
     assert answer[0]["generated_text"].startswith("Grass")
     models = {model["name"]: model for model in summary["models"]}
     assert tags["regrow.digest"] == summary["registered"]["digest"]
@@ -73,7 +75,9 @@ def test_the_registered_version_generates_by_alias_and_is_tagged(finished):
     assert tags["regrow.data.plants"] == summary["datasets"][0]["digest"]
     assert len(parse_units(params["prune.removed_blocks"])) == 2
     assert metrics["evaluate.pruned.perplexity"] == pytest.approx(models["pruned"]["perplexity"])
-    assert "fine_tune.water.loss" in metrics
+    assert [step for step, _ in course] == [1, 2, 3, 4]  # sent while it ran, and not once more at the end
+    assert course[-1][1] == metrics["fine_tune.water.loss"]
+    assert params["fine_tune.water.method"] == "distill" and params["fine_tune.plants.method"] == "sft"
 
 
 def test_the_control_plane_holds_the_same_digests(finished):
@@ -100,6 +104,7 @@ def test_generation_does_not_wait_for_pruning(finished):
     upstream = json.loads(project.python(code).splitlines()[-1])
     assert upstream["generate_self_data_plants"] == ["load_model"]
     assert set(upstream["fine_tune_plants"]) == {"prune", "validate_data_plants"}
+    assert set(upstream["fine_tune_water"]) == {"prune", "validate_data_water", "load_model"}
     assert upstream["measure_shift_plants"] == ["load_model", "validate_data_plants"]
     assert len(upstream) == 5 + 3 + 5 * 2  # five single steps, three evaluations, and five for each dataset
 

@@ -308,10 +308,10 @@ def test_bad_input_is_refused_before_anything_starts(tmp_path: Path, monkeypatch
 def test_a_killed_worker_is_named(tmp_path: Path, tiny, data: Path):
     from regrow.tune.data import encode, read_rows
     from regrow.tune.follow import OutOfMemoryError, _failure
-    from regrow.tune.launch import _prepared
+    from regrow.tune.prepare import prepare
 
     examples = encode(read_rows(data, RECIPE), tiny.chat_tokenizer(), RECIPE)
-    job = _prepared(tiny, None, examples, RECIPE, tmp_path / "work", Launch())
+    job = prepare(tiny, None, examples, RECIPE, tmp_path / "work", Launch())
     words = ["Traceback", "subprocess.CalledProcessError: Command '[...]' died with <Signals.SIGKILL: 9>."]
     killed = _failure(job, 1, words)
     assert isinstance(killed, OutOfMemoryError) and "was killed" in str(killed)
@@ -320,11 +320,11 @@ def test_a_killed_worker_is_named(tmp_path: Path, tiny, data: Path):
 
 def test_jobs_that_differ_never_share_a_folder(tiny, tmp_path: Path):
     from regrow.tune.data import Examples
-    from regrow.tune.launch import _prepared
+    from regrow.tune.prepare import prepare
 
     def job(checkpoint=tiny, recipe=RECIPE, teacher=None, words=7, launch=None):
         examples = Examples(tokens=[[3, words]], prompts=[1], rows=[1])
-        return _prepared(checkpoint, teacher, examples, recipe, tmp_path, launch or Launch())
+        return prepare(checkpoint, teacher, examples, recipe, tmp_path, launch or Launch())
 
     same = [job() for _ in range(2)]
     assert same[0].folder == same[1].folder and same[0].folder.parent == tmp_path

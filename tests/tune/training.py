@@ -11,7 +11,7 @@ from regrow.files import read_json
 from regrow.tune import data as examples_of
 from regrow.tune import worker
 from regrow.tune.job import Job, Launch
-from regrow.tune.launch import _prepared
+from regrow.tune.prepare import prepare
 from regrow.tune.recipe import Sft, Training
 from regrow.tune.tuned import read_log
 
@@ -45,12 +45,22 @@ class Run:
         return load_file(adapter if adapter.exists() else self.folder / "trained.safetensors")
 
 
+def prepared(
+    parent: Checkpoint,
+    data: Path,
+    folder: Path,
+    recipe: Training | None = None,
+    teacher: Checkpoint | None = None,
+) -> Job:
+    recipe = recipe or recipe_of()
+    examples = examples_of.encode(examples_of.read_rows(data, recipe), parent.chat_tokenizer(), recipe)
+    return prepare(parent, teacher, examples, recipe, folder, Launch())
+
+
 def train(
     parent: Checkpoint, data: Path, recipe: Training, folder: Path, *, teacher: Checkpoint | None = None
 ) -> Run:
-    rows = examples_of.read_rows(data, recipe)
-    examples = examples_of.encode(rows, parent.chat_tokenizer(), recipe)
-    job = _prepared(parent, teacher, examples, recipe, folder, Launch())
+    job = prepared(parent, data, folder, recipe, teacher)
     worker.train(job)
     return Run(job)
 

@@ -90,7 +90,7 @@ def head_of(model: Any) -> Head:
     config = causal.config
     family, text = config.model_type, config.get_text_config()
     linear = causal.get_output_embeddings()
-    if type(linear) is not torch.nn.Linear:
+    if getattr(type(linear), "forward", None) is not torch.nn.Linear.forward:  # FSDP makes a subclass
         kind = type(linear)
         raise InputError(
             f"model_type {family!r}: the output head is a {kind.__module__}.{kind.__name__}, no plain linear layer; "
