@@ -164,7 +164,8 @@ def _student(parent: Checkpoint, recipe: Sft | Distill, dtype: str) -> _Model:
     if recipe.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if isinstance(spec, Lora | Prefix):
-        model = parameters._adapted(model, spec, parent)
+        with _contents_unchecked():
+            model = parameters._adapted(model, spec, parent)
     else:
         chosen = set(parameters._chosen(model, spec, parent.blocks))
         for name, weight in model.named_parameters():
@@ -174,6 +175,17 @@ def _student(parent: Checkpoint, recipe: Sft | Distill, dtype: str) -> _Model:
         if recipe.gradient_checkpointing:
             model.enable_input_require_grads()
     return _sorted(model.train(), parent, four_bits=four_bits)
+
+
+@contextmanager
+def _contents_unchecked() -> Iterator[None]:
+    """For a while, take weights that have no content as fit for DoRA; the worker looks at the real ones."""
+    check = parameters._check_rows
+    parameters._check_rows = lambda model: None
+    try:
+        yield
+    finally:
+        parameters._check_rows = check
 
 
 def _empty(checkpoint: Checkpoint, dtype: str) -> Any:
@@ -242,6 +254,10 @@ def _extrapolated(
     student: _Model, teacher: _Model | None, recipe: Sft | Distill, dtype: str, shape: Shape
 ) -> _Pass:
     """Return what a pass over all blocks needs, from passes over few."""
+    if hasattr(student.model, "prompt_encoder"):
+        # Prefix tuning: the prefix has a part for every block, so that none can be left out.
+        depths = [list(range(len(model.blocks))) if model else [] for model in (student, teacher)]
+        return _one_pass(student, depths[0], teacher, depths[1], recipe, dtype, shape)
     ours = Counter(dict.fromkeys(student.counts, 1))
     theirs = Counter(dict.fromkeys(teacher.counts, 1)) if teacher else Counter[Any]()
 
