@@ -286,6 +286,11 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, help="folder for checkpoint, adapter, log and summary"
     )
 
+    fuse = command("fuse", commands.fuse, "write an adapter into the weights of the model it was trained on")
+    fuse.add_argument("model", metavar="MODEL", help="the adapter's parent: " + _MODEL)
+    fuse.add_argument("--adapter", type=Path, required=True, help="folder that tune left, or PEFT")
+    fuse.add_argument("--out", type=Path, required=True, help="folder for the merged model")
+
     evaluate = command("evaluate", commands.evaluate, "score models on tasks and held-out text")
     evaluate.add_argument("models", metavar="MODEL", nargs="+", help="the unpruned model first; " + _MODEL)
     evaluate.add_argument("--suite", type=Path, required=True, help="YAML file: an evaluation section")

@@ -321,6 +321,20 @@ def tune(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"folder": str(tuned.folder)} | tuned.summary
 
 
+def fuse(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Write an adapter into its parent's weights."""
+    from regrow.checkpoint import Checkpoint
+    from regrow.tune.fuse import fuse as fuse_adapter
+
+    if arguments.out.exists():
+        raise InputError(f"{arguments.out}: already exists; name another --out folder or remove it")
+    if not (arguments.adapter / "adapter_config.json").exists():
+        raise InputError(f"{arguments.adapter}: no adapter_config.json; this is not an adapter's folder")
+    parent = open_model(arguments.model)
+    fuse_adapter(parent, arguments.adapter, arguments.out, note=f"Parent: sha256:{parent.digest}\n")
+    return {"folder": str(arguments.out)} | Checkpoint.open(arguments.out).summary()
+
+
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     """Score models; the first is the unpruned one."""
     from regrow.config import parse

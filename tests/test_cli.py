@@ -77,11 +77,19 @@ def test_the_stages_in_a_row(inputs, capfd, monkeypatch):
     verdict = run(capfd, "validate", "own", "--gate", "gate.yaml", "--model", "model", "--page", "gate.html")
     assert verdict["passed"]
     assert "<html" in Path("gate.html").read_text()
-    for seed in ("one", "two"):
-        recipe = yaml.safe_load(Path("recipe.yaml").read_text()) | {"seed": len(seed), "learning_rate": 0.01}
-        Path(f"{seed}.yaml").write_text(yaml.safe_dump(recipe | {"seed": 1 if seed == "one" else 2}))
-        tuned = run(capfd, "tune", "pruned", "--data", "own", "--recipe", f"{seed}.yaml", "--out", seed)
-        assert tuned["steps"] == 2
+    tuned = run(capfd, "tune", "pruned", "--data", "own", "--recipe", "recipe.yaml", "--out", "one")
+    assert (tuned["method"], tuned["steps"]) == ("sft", 2)
+    taught = ("--recipe", "distill-top-k", "--teacher", "model", "--work", "unfinished")
+    tuned = run(capfd, "tune", "pruned", "--data", "own", *taught, "--out", "two")
+    assert (tuned["method"], tuned["steps"], tuned["teacher"]) == ("distill", 2, measured["model"])
+    assert main(["tune", "pruned", "--data", "own", "--recipe", "sft-lara", "--out", "never"]) == 2
+    assert "named ones: continual, distill" in capfd.readouterr().err
+    fused = run(capfd, "fuse", "pruned", "--adapter", "one/adapter", "--out", "fused")
+    weights = "model.safetensors"
+    assert Path("fused", weights).read_bytes() == Path("one/checkpoint", weights).read_bytes()
+    assert fused["blocks"] == 4
+    assert main(["fuse", "model", "--adapter", "one/adapter", "--out", "never"]) == 2
+    assert "this adapter was trained on the model sha256:" in capfd.readouterr().err
     merged = run(capfd, "merge", "one/checkpoint", "two/checkpoint", "--out", "merged")
     assert 0 <= merged["linear_share"] <= 1
     scored = run(capfd, "evaluate", "model", "merged", "--suite", "suite.yaml")

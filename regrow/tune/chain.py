@@ -204,21 +204,15 @@ def _checkpoint_of(tuned: Tuned) -> Checkpoint:
 
 def _joined(recipe: TeacherCorrection | Continual, earlier: Tuned, last: Tuned, out: Path) -> Tuned:
     """Make the result of the last phase the chain's, with log, summary and adapter of the earlier one beside it."""
-    name = "correction" if isinstance(recipe, TeacherCorrection) else "first"
+    names = ("correction", "distillation") if isinstance(recipe, TeacherCorrection) else ("first", "second")
     with atomic_folder(out) as scratch:
-        for source, place in ((last, scratch), (earlier, scratch / "phases" / name)):
+        for source, place in ((last, scratch), (earlier, scratch / "phases" / names[0])):
             for file in source.folder.rglob("*"):
                 inside = file.relative_to(source.folder)
                 if file.is_file() and (source is last or inside.parts[0] != "checkpoint"):
                     link_or_copy(file, place / inside)
-        (scratch / "summary.json").unlink()
-        write_json(
-            scratch / "summary.json",
-            last.summary
-            | {
-                "method": recipe.method,
-                "recipe": recipe.model_dump(mode="json"),
-                "phases": {name: earlier.summary},
-            },
-        )
+        (scratch / "summary.json").unlink()  # a link: writing would change the phase's own
+        phases = {name: tuned.summary for name, tuned in zip(names, (earlier, last), strict=True)}
+        whole = {"method": recipe.method, "recipe": recipe.model_dump(mode="json"), "phases": phases}
+        write_json(scratch / "summary.json", last.summary | whole)
     return Tuned.open(out)
