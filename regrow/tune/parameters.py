@@ -42,9 +42,11 @@ def load_for_training(parent: Checkpoint, spec: Any, dtype: str, *, checkpointin
     model.config.use_cache = False
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if isinstance(spec, Lora) and spec.kind == "dora":
+        _check_rows(model)
     if isinstance(spec, Lora | Prefix):
-        return _adapted(model, spec, parent).train()
-    chosen = set(_chosen(model, spec, parent.blocks))
+        return with_adapter(model, spec, parent).train()
+    chosen = set(chosen_weights(model, spec, parent.blocks))
     for name, weight in model.named_parameters():
         weight.requires_grad_(name in chosen)
         if name in chosen:
@@ -71,15 +73,18 @@ def _in_four_bits(parent: Checkpoint, *, checkpointing: bool) -> "PreTrainedMode
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
 
 
-def _adapted(model: "PreTrainedModel", spec: Lora | Prefix, parent: Checkpoint) -> Any:
+def with_adapter(model: "PreTrainedModel", spec: Lora | Prefix, parent: Checkpoint) -> Any:
+    """Return the model in PEFT's wrapper, with the recipe's adapter.
+
+    Raises:
+        InputError: the model has not the blocks or layers that the recipe names.
+    """
     from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 
     if isinstance(spec, Prefix):
         return get_peft_model(
             model, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=spec.tokens)
         )
-    if spec.kind == "dora":
-        _check_rows(model)
     targets: Any = spec.target_modules
     if spec.blocks is not None:
         targets = _linear_layers(model, spec, parent)
@@ -99,8 +104,9 @@ def _adapted(model: "PreTrainedModel", spec: Lora | Prefix, parent: Checkpoint) 
 
 def _check_rows(model: "PreTrainedModel") -> None:
     """DoRA divides by the length of every row of W."""
+    head = model.get_output_embeddings()
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and not module.weight.any(dim=1).all():
+        if isinstance(module, torch.nn.Linear) and module is not head and not module.weight.any(dim=1).all():
             raise InputError(
                 f"recipe.trainable.kind dora: {name} has a row of zeros, whose direction is none; take lora"
             )
@@ -131,8 +137,12 @@ def _block_prefixes(model: "PreTrainedModel", blocks: tuple[int, ...], depth: in
     return [f"{names[id(modules[block])]}." for block in blocks]
 
 
-def _chosen(model: "PreTrainedModel", spec: Any, depth: int) -> list[str]:
-    """Names of the weights that train; of a shared matrix, the name under which the model lists it."""
+def chosen_weights(model: "PreTrainedModel", spec: Any, depth: int) -> list[str]:
+    """Return the names of the weights that train; of a shared matrix, the one under which the model lists it.
+
+    Raises:
+        InputError: the model has not what the recipe trains.
+    """
     names = [name for name, _ in model.named_parameters()]
     if isinstance(spec, Full):
         if spec.blocks is None:

@@ -164,10 +164,9 @@ def _student(parent: Checkpoint, recipe: Sft | Distill, dtype: str) -> _Model:
     if recipe.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if isinstance(spec, Lora | Prefix):
-        with _contents_unchecked():
-            model = parameters._adapted(model, spec, parent)
+        model = parameters.with_adapter(model, spec, parent)
     else:
-        chosen = set(parameters._chosen(model, spec, parent.blocks))
+        chosen = set(parameters.chosen_weights(model, spec, parent.blocks))
         for name, weight in model.named_parameters():
             weight.requires_grad_(name in chosen)
             if name in chosen:
@@ -175,17 +174,6 @@ def _student(parent: Checkpoint, recipe: Sft | Distill, dtype: str) -> _Model:
         if recipe.gradient_checkpointing:
             model.enable_input_require_grads()
     return _sorted(model.train(), parent, four_bits=four_bits)
-
-
-@contextmanager
-def _contents_unchecked() -> Iterator[None]:
-    """For a while, take weights that have no content as fit for DoRA; the worker looks at the real ones."""
-    check = parameters._check_rows
-    parameters._check_rows = lambda model: None
-    try:
-        yield
-    finally:
-        parameters._check_rows = check
 
 
 def _empty(checkpoint: Checkpoint, dtype: str) -> Any:
