@@ -167,6 +167,8 @@ def _mixed(model: Checkpoint, files: list[Path], recipe: Continual, folder: Path
     share = recipe.replay.share
     count = round(len(rows) * share / (1 - share))
     old = read_rows(files[0], recipe.first)
+    if recipe.replay.source == "generated":  # the same question twice would get the same answer twice
+        old = list({(row["instruction"], row["input"]): row for row in old}.values())
     chooser = random.Random(recipe.second.seed)  # noqa: S311 - a shuffle, not a secret
     picked = chooser.sample(old, min(count, len(old)))
     if picked and recipe.replay.source == "generated":

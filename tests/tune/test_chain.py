@@ -72,7 +72,8 @@ def test_two_phases_with_replay_and_frozen_blocks(tmp_path: Path, source: str):
     done = tune(parent, [first, second], recipe, tmp_path / "out")
     phases = done.summary["phases"]
     assert phases["second"]["parent"] == phases["first"]["checkpoint"]
-    assert phases["second"]["examples"] + phases["second"]["dropped"] == 30 + 10
+    replayed = 10 if source == "records" else 5  # only five questions differ
+    assert phases["second"]["examples"] == 30 + replayed
     moving = phases["second"]["recipe"]["trainable"]["blocks"]
     assert 2 <= len(moving) <= 3 and 0 not in moving
 
