@@ -260,7 +260,7 @@ def _settings(job: Job) -> "SFTConfig":
         fp16=False,
         use_cpu=job.device == "cpu",
         gradient_checkpointing=False,  # switched on when the model is loaded
-        optim="adamw_torch",
+        optim="adamw_torch_fused" if job.device == "cuda" else "adamw_torch",
         seed=recipe.seed,
         data_seed=recipe.seed,
         logging_strategy="steps",
