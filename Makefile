@@ -58,6 +58,8 @@ bench: setup $(VLLM)/.ready ## Measure against what a user would pick instead
 	$(BIN)/python -m benchmarks.importance
 	$(BIN)/python -m benchmarks.prune
 	$(BIN)/python -m benchmarks.generation
+	$(BIN)/python -m benchmarks.tuning
+	$(BIN)/python -m benchmarks.kl
 
 ui: setup ## Start the MLflow UI and the ZenML dashboard for this checkout's runs
 	$(BIN)/python -m infra.local.ui
