@@ -52,22 +52,11 @@ class Estimate:
         return sum(self.parts.values())
 
 
-def estimate(
-    parent: Checkpoint,
-    recipe: Sft | Distill,
-    lengths: Sequence[int],
-    *,
-    micro_batch_size: int,
-    dtype: str,
-    device: str,
-    processes: int = 1,
-    sharded: bool = False,
-    teacher: Checkpoint | None = None,
-    learned: float = 1.0,
-) -> Estimate:
-    """Estimate the memory and the time of a run.
+@dataclass(frozen=True)
+class Setting:
+    """A training run, as far as it decides what is needed.
 
-    Args:
+    Attributes:
         parent: the model that is tuned.
         recipe: how.
         lengths: tokens of each example.
@@ -78,189 +67,40 @@ def estimate(
         sharded: whether FSDP spreads weights and optimiser over the processes.
         teacher: the unpruned model, for distillation.
         learned: share of the tokens that have a loss; it decides how long the head takes.
-
-    Raises:
-        InputError: the model has not what the recipe trains.
     """
-    from regrow.tune import rehearsal
 
-    batches = _batches(lengths, recipe, micro_batch_size)
-    worst = max(batches, key=lambda batch: batch.tokens(recipe.packing))
-    online = teacher if isinstance(recipe, Distill) and recipe.teacher == "online" else None
-    shape = worst.shape(recipe.packing)
-    key = _what_counts(recipe)
-    cost = rehearsal.cost(parent, online, key, dtype, shape)
-    keeping = key.model_copy(update={"gradient_checkpointing": False})
-    kept = rehearsal.cost(parent, online, keeping, dtype, shape).activations
-    parts = _parts(cost, kept, device, processes, sharded)
-    if teacher and isinstance(recipe, Distill) and not online:
-        # The teacher writes first, and is gone when the student comes.
-        first = _stored_bytes(teacher, dtype) + parts["libraries"]
-        if (more := first - sum(parts.values())) > 0:
-            parts["teacher"] = more
-    if device == "cpu":
-        parts = {name: count * processes for name, count in parts.items()}
-    return Estimate(
-        {name: count for name, count in parts.items() if count},
-        _seconds(cost, worst, batches, recipe, learned, dtype, device, processes),
-    )
-
-
-def largest_micro_batch(
-    parent: Checkpoint,
-    recipe: Sft | Distill,
-    lengths: Sequence[int],
-    *,
-    share: int,
-    available: int,
-    dtype: str,
-    device: str,
-    processes: int = 1,
-    sharded: bool = False,
-    teacher: Checkpoint | None = None,
-) -> int:
-    """Return how many examples of a step fit into one forward pass; 1 if not even one does.
-
-    Args:
-        parent: the model that is tuned.
-        recipe: how.
-        lengths: tokens of each example.
-        share: examples of a step that one process has; the answer divides it.
-        available: bytes that may be used.
-        dtype: as in `estimate`.
-        device: as in `estimate`.
-        processes: as in `estimate`.
-        sharded: as in `estimate`.
-        teacher: as in `estimate`.
-    """
-    how = _How(dtype, device, processes, sharded)
-    sizes = [size for size in range(1, share + 1) if share % size == 0]
-    low, high = 0, len(sizes)  # sizes[:low] fit, sizes[high:] do not
-    while low < high:
-        middle = (low + high) // 2
-        if how.bytes(parent, recipe, lengths, sizes[middle], teacher) <= available:
-            low = middle + 1
-        else:
-            high = middle
-    return sizes[max(low - 1, 0)]
-
-
-def check(
-    estimate: Estimate,
-    available: int,
-    recipe: Sft | Distill,
-    *,
-    parent: Checkpoint,
-    lengths: Sequence[int],
-    share: int,
-    micro_batch_size: int,
-    dtype: str,
-    device: str,
-    processes: int = 1,
-    sharded: bool = False,
-    teacher: Checkpoint | None = None,
-) -> None:
-    """Refuse a run that does not fit, and name what would make it fit.
-
-    Args:
-        estimate: of the run as it is asked for.
-        available: bytes that may be used.
-        recipe: how the run trains.
-        parent: the model that is tuned.
-        lengths: tokens of each example.
-        share: examples of a step that one process has.
-        micro_batch_size: examples in one forward pass of one process.
-        dtype: as in `regrow.tune.estimate.estimate`.
-        device: likewise.
-        processes: likewise.
-        sharded: likewise.
-        teacher: likewise.
-
-    Raises:
-        InputError: it does not fit; every remedy that the message names was estimated, and fits.
-    """
-    if estimate.bytes <= available:
-        return
-    how = _How(dtype, device, processes, sharded)
-    run = _Run(recipe, micro_batch_size, how)
-
-    def fits(other: _Run) -> bool:
-        return other.how.bytes(parent, other.recipe, lengths, other.micro_batch_size, teacher) <= available
-
-    named = []
-    size = largest_micro_batch(
-        parent, recipe, lengths, share=share, available=available, teacher=teacher, dtype=dtype, device=device,
-        processes=processes, sharded=sharded,
-    )  # fmt: skip
-    if size < micro_batch_size and fits(smaller := replace(run, micro_batch_size=size)):
-        named.append(smaller.against(run))
-    named += [other.against(run) for other in run.alternatives() if fits(other)]
-    if not named:
-        # One remedy is not enough: the batch as small as can be, together with others.
-        one = replace(run, micro_batch_size=1)
-        candidates = [other for first in one.alternatives() for other in (first, *first.alternatives())]
-        named = [other.against(run) for other in candidates if fits(other)][:2]
-    what = ", or ".join(dict.fromkeys(named))
-    remedy = f"use {what}" if what else "use a smaller model, shorter max_length or a larger device"
-    raise InputError(
-        f"recipe: needs {_gib(estimate.bytes)}, this device has {_gib(available)} free: {remedy}"
-    )
-
-
-def _gib(count: int) -> str:
-    return f"{count / _GIB:.1f} GiB" if count >= _GIB / 10 else f"{count / 2**20:.0f} MiB"
-
-
-@dataclass(frozen=True)
-class _How:
+    parent: Checkpoint
+    recipe: Sft | Distill
+    lengths: Sequence[int]
+    micro_batch_size: int
     dtype: str
     device: str
-    processes: int
-    sharded: bool
+    processes: int = 1
+    sharded: bool = False
+    teacher: Checkpoint | None = None
+    learned: float = 1.0
 
-    def bytes(
-        self,
-        parent: Checkpoint,
-        recipe: Sft | Distill,
-        lengths: Sequence[int],
-        size: int,
-        teacher: Checkpoint | None,
-    ) -> int:
-        return estimate(
-            parent, recipe, lengths, micro_batch_size=size, teacher=teacher, dtype=self.dtype, device=self.device,
-            processes=self.processes, sharded=self.sharded,
-        ).bytes  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A recipe and how it would be carried out."""
-
-    recipe: Sft | Distill
-    micro_batch_size: int
-    how: _How
-
-    def alternatives(self) -> "Iterator[_Run]":
+    def alternatives(self) -> "Iterator[Setting]":
         """Yield what needs less memory and can be done here, the mildest first; the batch stays."""
-        recipe, how = self.recipe, self.how
+        recipe = self.recipe
         if not recipe.gradient_checkpointing:
             yield self._with(gradient_checkpointing=True)
         if isinstance(recipe, Distill) and recipe.teacher == "online":
             states = recipe.hidden_states or recipe.embeddings  # which top_k does not keep
             yield from () if states else (self._with(teacher="top_k"),)
-        if how.device == "cuda" and how.processes > 1 and not how.sharded:
-            yield replace(self, how=replace(how, sharded=True))
+        if self.device == "cuda" and self.processes > 1 and not self.sharded:
+            yield replace(self, sharded=True)
         kind = recipe.trainable.kind
         if kind in ("full", "head_and_last_k"):
             yield self._with(trainable=Lora())
-        if kind != "qlora" and how.device == "cuda" and not how.sharded:
+        if kind != "qlora" and self.device == "cuda" and not self.sharded:
             lora = recipe.trainable if isinstance(recipe.trainable, Lora) else Lora()
             yield self._with(trainable=lora.model_copy(update={"kind": "qlora"}))
 
-    def _with(self, **changes: Any) -> "_Run":
+    def _with(self, **changes: Any) -> "Setting":
         return replace(self, recipe=self.recipe.model_copy(update=changes))
 
-    def against(self, other: "_Run") -> str:
+    def against(self, other: "Setting") -> str:
         """Say in what this run differs from another one."""
         mine, theirs = self.recipe, other.recipe
         words = []
@@ -270,11 +110,100 @@ class _Run:
             words.append("gradient_checkpointing")
         if getattr(mine, "teacher", None) != getattr(theirs, "teacher", None):
             words.append("teacher top_k")
-        if self.how.sharded != other.how.sharded:
+        if self.sharded != other.sharded:
             words.append("sharding fsdp")
         if mine.trainable.kind != theirs.trainable.kind:
             words.append(f"trainable.kind {mine.trainable.kind}")
         return " with ".join([words[0], " and ".join(words[1:])]) if words[1:] else words[0]
+
+
+def estimate(setting: Setting) -> Estimate:
+    """Estimate the memory and the time of a run.
+
+    Raises:
+        InputError: the model has not what the recipe trains.
+    """
+    from regrow.tune import rehearsal
+
+    recipe, teacher, dtype, device = setting.recipe, setting.teacher, setting.dtype, setting.device
+    batches = _batches(setting.lengths, recipe, setting.micro_batch_size)
+    worst = max(batches, key=lambda batch: batch.tokens(recipe.packing))
+    online = teacher if isinstance(recipe, Distill) and recipe.teacher == "online" else None
+    shape = worst.shape(recipe.packing)
+    key = _what_counts(recipe)
+    cost = rehearsal.cost(setting.parent, online, key, dtype, shape)
+    keeping = key.model_copy(update={"gradient_checkpointing": False})
+    kept = rehearsal.cost(setting.parent, online, keeping, dtype, shape).activations
+    parts = _parts(cost, kept, device, setting.processes, setting.sharded)
+    if teacher and isinstance(recipe, Distill) and not online:
+        # The teacher writes first, and is gone when the student comes.
+        first = _stored_bytes(teacher, dtype) + parts["libraries"]
+        if (more := first - sum(parts.values())) > 0:
+            parts["teacher"] = more
+    if device == "cpu":
+        parts = {name: count * setting.processes for name, count in parts.items()}
+    return Estimate(
+        {name: count for name, count in parts.items() if count},
+        _seconds(cost, worst, batches, recipe, setting.learned, dtype, device, setting.processes),
+    )
+
+
+def largest_micro_batch(setting: Setting, share: int, available: int) -> int:
+    """Return how many examples of a step fit into one forward pass; 1 if not even one does.
+
+    Args:
+        setting: the run; its own `micro_batch_size` has no say.
+        share: examples of a step that one process has; the answer divides it.
+        available: bytes that may be used.
+    """
+    sizes = [size for size in range(1, share + 1) if share % size == 0]
+    low, high = 0, len(sizes)  # sizes[:low] fit, sizes[high:] do not
+    while low < high:
+        middle = (low + high) // 2
+        if estimate(replace(setting, micro_batch_size=sizes[middle])).bytes <= available:
+            low = middle + 1
+        else:
+            high = middle
+    return sizes[max(low - 1, 0)]
+
+
+def check(setting: Setting, expected: Estimate, share: int, available: int) -> None:
+    """Refuse a run that does not fit, and name what would make it fit.
+
+    Args:
+        setting: the run as it is asked for.
+        expected: its estimate.
+        share: examples of a step that one process has.
+        available: bytes that may be used.
+
+    Raises:
+        InputError: it does not fit; every remedy that the message names was estimated, and fits.
+    """
+    if expected.bytes <= available:
+        return
+
+    def fits(other: Setting) -> bool:
+        return estimate(other).bytes <= available
+
+    named = []
+    size = largest_micro_batch(setting, share, available)
+    if size < setting.micro_batch_size and fits(smaller := replace(setting, micro_batch_size=size)):
+        named.append(smaller.against(setting))
+    named += [other.against(setting) for other in setting.alternatives() if fits(other)]
+    if not named:
+        # One remedy is not enough: the batch as small as can be, together with others.
+        one = replace(setting, micro_batch_size=1)
+        candidates = [other for first in one.alternatives() for other in (first, *first.alternatives())]
+        named = [other.against(setting) for other in candidates if fits(other)][:2]
+    what = ", or ".join(dict.fromkeys(named))
+    remedy = f"use {what}" if what else "use a smaller model, shorter max_length or a larger device"
+    raise InputError(
+        f"recipe: needs {_gib(expected.bytes)}, this device has {_gib(available)} free: {remedy}"
+    )
+
+
+def _gib(count: int) -> str:
+    return f"{count / _GIB:.1f} GiB" if count >= _GIB / 10 else f"{count / 2**20:.0f} MiB"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a recipe leaves open, decided for this machine: device, type, forward passes, sharding; and the job's folder."""
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from regrow.errors import InputError
 from regrow.files import full_disk_is_clear, write_json
 from regrow.tune import data as examples_of
 from regrow.tune.data import Examples
+from regrow.tune.estimate import Estimate, Setting, check, estimate, largest_micro_batch
 from regrow.tune.job import Job, Launch, cpu_threads, library_versions
 from regrow.tune.recipe import Distill, Sft, Training
 
@@ -45,16 +46,25 @@ def prepare(
     local = launch.processes or (_gpus() if where == "cuda" else 1)
     processes = local * launch.nodes
     share = _share(recipe, processes)
-    needs: dict[str, Any] = {
-        "dtype": _dtype(checkpoint, recipe, where),
-        "device": where,
-        "processes": processes if where == "cuda" else local,
-        "sharded": launch.sharding == "fsdp",
-        "teacher": teacher if isinstance(recipe, Distill) else None,
-    }
     if isinstance(recipe, Distill):
         _check_teacher(checkpoint, teacher)
-    size, needs["sharded"], expected = _fitted(checkpoint, recipe, examples, share, launch, needs)
+    counts = examples.summary()
+    setting, expected = _fitted(
+        Setting(
+            parent=checkpoint,
+            recipe=recipe,
+            lengths=[len(tokens) for tokens in examples.tokens],
+            micro_batch_size=recipe.micro_batch_size if isinstance(recipe.micro_batch_size, int) else share,
+            dtype=_dtype(checkpoint, recipe, where),
+            device=where,
+            processes=processes if where == "cuda" else local,
+            sharded=launch.sharding == "fsdp",
+            teacher=teacher if isinstance(recipe, Distill) else None,
+            learned=counts["response_tokens_per_epoch"] / counts["tokens_per_epoch"],
+        ),
+        share,
+        launch,
+    )
     job = Job(
         folder=work,
         checkpoint=checkpoint.folder,
@@ -63,15 +73,15 @@ def prepare(
         teacher=teacher.digest if teacher and isinstance(recipe, Distill) else None,
         data=examples.digest,
         recipe=recipe,
-        micro_batch_size=size,
-        dtype=needs["dtype"],
+        micro_batch_size=setting.micro_batch_size,
+        dtype=setting.dtype,
         device=where,
         processes=processes,
-        sharded=needs["sharded"],
+        sharded=setting.sharded,
         threads=cpu_threads(local if where == "cpu" else 1),
         versions=library_versions(),
     )
-    return write_job(job, examples, work, expected)
+    return write_job(job, examples, work, asdict(expected))
 
 
 def write_job(job: Job, examples: Examples, work: Path, expected: dict[str, Any]) -> Job:
@@ -90,53 +100,28 @@ def divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def _fitted(
-    checkpoint: Checkpoint,
-    recipe: Sft | Distill,
-    examples: Examples,
-    share: int,
-    launch: Launch,
-    needs: dict[str, Any],
-) -> tuple[int, bool, dict[str, Any]]:
-    """Return the examples of a forward pass, whether to shard, and the estimate; refuse what cannot fit."""
-    from regrow.tune.estimate import check, estimate, largest_micro_batch
-
-    lengths = [len(tokens) for tokens in examples.tokens]
-    counts = examples.summary()
-    learned = counts["response_tokens_per_epoch"] / counts["tokens_per_epoch"]
+def _fitted(setting: Setting, share: int, launch: Launch) -> tuple[Setting, Estimate]:
+    """Choose sharding and the forward pass where they are left to us; refuse what cannot fit."""
     available = free_memory()
 
-    def size_of(sharded: bool) -> int:
-        if isinstance(recipe.micro_batch_size, int):
-            return recipe.micro_batch_size
-        if recipe.micro_batch_size is None:
-            return share
-        return largest_micro_batch(
-            checkpoint, recipe, lengths, share=share, available=int(_HEADROOM * available),
-            **needs | {"sharded": sharded},
-        )  # fmt: skip
+    def sized(one: Setting) -> Setting:
+        if one.recipe.micro_batch_size != "auto":
+            return one
+        return replace(one, micro_batch_size=largest_micro_batch(one, share, int(_HEADROOM * available)))
 
-    def expect(sharded: bool) -> Any:
-        return estimate(
-            checkpoint, recipe, lengths, micro_batch_size=size_of(sharded), learned=learned,
-            **needs | {"sharded": sharded},
-        )  # fmt: skip
-
-    sharded = bool(needs["sharded"])
-    expected = expect(sharded)
-    several = needs["device"] == "cuda" and needs["processes"] > 1
+    setting = sized(setting)
+    expected = estimate(setting)
+    several = setting.device == "cuda" and setting.processes > 1
     if launch.sharding == "auto" and several and expected.bytes > available:
-        sharded, expected = True, expect(sharded=True)
-    size = size_of(sharded)
-    check(
-        expected, available, recipe, parent=checkpoint, lengths=lengths, share=share, micro_batch_size=size,
-        **needs | {"sharded": sharded},
-    )  # fmt: skip
+        setting = sized(replace(setting, sharded=True))
+        expected = estimate(setting)
+    check(setting, expected, share, available)
     log.info(
         "estimated: %.1f of %.1f GiB, %.0f s; %d examples in a forward pass, %d in a step",
-        expected.bytes / 2**30, available / 2**30, expected.seconds, size, recipe.batch_size,
+        expected.bytes / 2**30, available / 2**30, expected.seconds, setting.micro_batch_size,
+        setting.recipe.batch_size,
     )  # fmt: skip
-    return size, sharded, asdict(expected)
+    return setting, expected
 
 
 def _gpus() -> int:

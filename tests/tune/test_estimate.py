@@ -6,7 +6,7 @@ import pytest
 from regrow.checkpoint import Checkpoint
 from regrow.errors import InputError
 from regrow.tune import rehearsal
-from regrow.tune.estimate import Estimate, check, estimate, largest_micro_batch
+from regrow.tune.estimate import Estimate, Setting, check, estimate, largest_micro_batch
 from regrow.tune.parameters import load_for_training, trained
 from regrow.tune.recipe import BitFit, Distill, Full, HeadAndLastK, Lora, Prefix, Sft
 from tests.families import DEPTH_ONLY, FAMILIES
@@ -24,6 +24,14 @@ KINDS = {
     "bitfit": BitFit(),
     "prefix": Prefix(tokens=4),
 }
+
+
+def setting(parent: Checkpoint, recipe, lengths=LENGTHS, *, micro_batch_size: int, **how) -> Setting:
+    return Setting(parent, recipe, lengths, micro_batch_size, **how)
+
+
+def needs_of(*what, **how) -> Estimate:
+    return estimate(setting(*what, **how))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +53,7 @@ def llama(parents) -> Checkpoint:
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3_text"])
 def test_weights_are_counted_as_the_worker_has_them(parents, family: str, kind: str):
     parent, spec = parents[family], KINDS[kind]
-    parts = estimate(parent, Sft(trainable=spec), LENGTHS, micro_batch_size=2, **ON_CPU).parts
+    parts = needs_of(parent, Sft(trainable=spec), LENGTHS, micro_batch_size=2, **ON_CPU).parts
     model = load_for_training(parent, spec, "float32", checkpointing=False)
     count = sum(weight.numel() for weight in trained(model).values())
     assert parts["trained"] == parts["gradients"] == 4 * count
@@ -69,7 +77,7 @@ def test_few_blocks_stand_for_all(llama: Checkpoint):
 
 def test_larger_batches_and_longer_examples_need_more(llama: Checkpoint):
     def needs(size: int, length: int, **recipe) -> int:
-        return estimate(llama, Sft(**recipe), [length] * 16, micro_batch_size=size, **ON_CPU).bytes
+        return needs_of(llama, Sft(**recipe), [length] * 16, micro_batch_size=size, **ON_CPU).bytes
 
     for packing in (False, True):
         sizes = [needs(size, 40, packing=packing) for size in (1, 2, 4, 8)]
@@ -79,47 +87,47 @@ def test_larger_batches_and_longer_examples_need_more(llama: Checkpoint):
 
 
 def test_the_worst_forward_pass_counts(llama: Checkpoint):
-    short = estimate(llama, Sft(), [30] * 16, micro_batch_size=2, **ON_CPU)
-    one_long = estimate(llama, Sft(), [30] * 15 + [300], micro_batch_size=2, **ON_CPU)
+    short = needs_of(llama, Sft(), [30] * 16, micro_batch_size=2, **ON_CPU)
+    one_long = needs_of(llama, Sft(), [30] * 15 + [300], micro_batch_size=2, **ON_CPU)
     assert one_long.bytes > short.bytes
     # Padded to the longest, the pass of a long and a short example holds more than the two end to end.
-    packed = estimate(llama, Sft(packing=True), [30] * 15 + [300], micro_batch_size=8, **ON_CPU)
-    padded = estimate(llama, Sft(), [30] * 15 + [300], micro_batch_size=8, **ON_CPU)
+    packed = needs_of(llama, Sft(packing=True), [30] * 15 + [300], micro_batch_size=8, **ON_CPU)
+    padded = needs_of(llama, Sft(), [30] * 15 + [300], micro_batch_size=8, **ON_CPU)
     assert packed.parts["activations"] < padded.parts["activations"]
 
 
 def test_checkpointing_needs_less_and_takes_longer(llama: Checkpoint):
-    keeping = estimate(llama, Sft(), [500] * 16, micro_batch_size=8, **ON_CPU)
-    twice = estimate(llama, Sft(gradient_checkpointing=True), [500] * 16, micro_batch_size=8, **ON_CPU)
+    keeping = needs_of(llama, Sft(), [500] * 16, micro_batch_size=8, **ON_CPU)
+    twice = needs_of(llama, Sft(gradient_checkpointing=True), [500] * 16, micro_batch_size=8, **ON_CPU)
     assert twice.parts["activations"] < 0.5 * keeping.parts["activations"]
     assert twice.bytes < keeping.bytes
     assert twice.seconds > keeping.seconds > 0
 
 
 def test_a_teacher_beside_the_student_counts(llama: Checkpoint):
-    alone = estimate(llama, Sft(), LENGTHS, micro_batch_size=4, **ON_CPU)
-    online = estimate(llama, Distill(), LENGTHS, micro_batch_size=4, teacher=llama, **ON_CPU)
-    written = estimate(llama, Distill(teacher="top_k"), LENGTHS, micro_batch_size=4, teacher=llama, **ON_CPU)
+    alone = needs_of(llama, Sft(), LENGTHS, micro_batch_size=4, **ON_CPU)
+    online = needs_of(llama, Distill(), LENGTHS, micro_batch_size=4, teacher=llama, **ON_CPU)
+    written = needs_of(llama, Distill(teacher="top_k"), LENGTHS, micro_batch_size=4, teacher=llama, **ON_CPU)
     assert online.parts["teacher"] >= 4 * llama.parameters
     assert online.bytes > written.bytes >= alone.bytes
     assert online.seconds > alone.seconds
     states = Distill(hidden_states=True, embeddings=True)
-    assert estimate(llama, states, LENGTHS, micro_batch_size=4, teacher=llama, **ON_CPU).bytes >= online.bytes
+    assert needs_of(llama, states, LENGTHS, micro_batch_size=4, teacher=llama, **ON_CPU).bytes >= online.bytes
 
 
 def test_processes_of_a_cpu_share_its_memory(llama: Checkpoint):
-    one = estimate(llama, Sft(), LENGTHS, micro_batch_size=2, **ON_CPU)
-    two = estimate(llama, Sft(), LENGTHS, micro_batch_size=2, processes=2, **ON_CPU)
+    one = needs_of(llama, Sft(), LENGTHS, micro_batch_size=2, **ON_CPU)
+    two = needs_of(llama, Sft(), LENGTHS, micro_batch_size=2, processes=2, **ON_CPU)
     assert two.bytes >= 2 * one.bytes
 
 
 def test_the_largest_micro_batch_is_the_largest_that_fits(llama: Checkpoint):
     recipe = Sft(batch_size=12)
     needs = {
-        size: estimate(llama, recipe, LENGTHS, micro_batch_size=size, **ON_CPU).bytes
+        size: needs_of(llama, recipe, LENGTHS, micro_batch_size=size, **ON_CPU).bytes
         for size in (1, 2, 3, 4, 6, 12)
     }
-    largest = partial(largest_micro_batch, llama, recipe, LENGTHS, share=12, **ON_CPU)
+    largest = partial(largest_micro_batch, setting(llama, recipe, micro_batch_size=1, **ON_CPU), 12)
     for size, count in needs.items():
         assert largest(available=count) == size
     assert largest(available=needs[12] * 2) == 12
@@ -128,24 +136,21 @@ def test_the_largest_micro_batch_is_the_largest_that_fits(llama: Checkpoint):
 
 
 def refusal(parent: Checkpoint, recipe, available: int, *, size: int = 8, lengths=LENGTHS, **how) -> str:
-    how = ON_CPU | how
-    needed = estimate(parent, recipe, lengths, micro_batch_size=size, **how)
+    run = setting(parent, recipe, lengths, micro_batch_size=size, **(ON_CPU | how))
     with pytest.raises(InputError) as error:
-        check(
-            needed, available, recipe,
-            parent=parent, lengths=lengths, share=size, micro_batch_size=size, **how,
-        )  # fmt: skip
+        check(run, estimate(run), size, available)
     return str(error.value)
 
 
 def test_what_fits_passes(llama: Checkpoint):
-    plan = estimate(llama, Sft(), LENGTHS, micro_batch_size=8, **ON_CPU)
-    check(plan, plan.bytes, Sft(), parent=llama, lengths=LENGTHS, share=8, micro_batch_size=8, **ON_CPU)
+    run = setting(llama, Sft(), micro_batch_size=8, **ON_CPU)
+    expected = estimate(run)
+    check(run, expected, 8, expected.bytes)
 
 
 def test_a_refusal_names_remedies_that_fit(llama: Checkpoint):
     lengths = [800] * 8
-    needs = partial(estimate, llama, lengths=lengths, **ON_CPU)
+    needs = partial(needs_of, llama, lengths=lengths, **ON_CPU)
     whole, half = (needs(recipe=Sft(), micro_batch_size=size).bytes for size in (8, 4))
     twice = needs(recipe=Sft(gradient_checkpointing=True), micro_batch_size=8).bytes
     text = refusal(llama, Sft(), half, lengths=lengths)
@@ -161,7 +166,7 @@ def test_a_refusal_names_remedies_that_fit(llama: Checkpoint):
 
 def test_remedies_are_named_only_where_they_apply(llama: Checkpoint):
     def room(recipe, **how) -> int:
-        return estimate(llama, recipe, LENGTHS, micro_batch_size=8, **(ON_CPU | how)).bytes
+        return needs_of(llama, recipe, LENGTHS, micro_batch_size=8, **(ON_CPU | how)).bytes
 
     on_gpu = {"device": "cuda", "dtype": "bfloat16"}
     with pytest.MonkeyPatch.context() as patch:
@@ -185,7 +190,7 @@ def test_remedies_are_named_only_where_they_apply(llama: Checkpoint):
 @pytest.mark.parametrize("family", ["gemma2", "phi3", "olmo2", "gpt_neox", "mistral", "qwen2_moe", "gpt_oss"])
 def test_every_family_can_be_estimated(family: str, tmp_path: Path):
     parent = tiny_checkpoint(tmp_path / "model", family=family, **(FAMILIES | DEPTH_ONLY)[family])
-    plan = estimate(parent, Sft(), [20, 30, 40, 25], micro_batch_size=4, dtype="bfloat16", device="cpu")
+    plan = needs_of(parent, Sft(), [20, 30, 40, 25], micro_batch_size=4, dtype="bfloat16", device="cpu")
     assert plan.parts["activations"] > 6 * 4 * 40 * 32 * 2 and plan.seconds > 0
 
 
@@ -198,18 +203,12 @@ def test_a_real_run_takes_what_was_estimated(tmp_path: Path):
     import json
 
     from regrow.tune import tune
-    from regrow.tune.data import encode, read_rows
     from tests.real_models import smollm2
 
     parent = smollm2(tmp_path / "smollm2")
     data = tmp_path / "data.jsonl"
     rows = [{"instruction": f"Count to {i}.", "response": "one two three four " * 45} for i in range(4)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = Sft(batch_size=4, max_steps=2, responses="self")
-    lengths = [len(ids) for ids in encode(read_rows(data, recipe), parent.chat_tokenizer(), recipe).tokens]
-    summary = tune(parent, data, recipe, tmp_path / "out").summary
-    plan = estimate(
-        parent, recipe, lengths, micro_batch_size=4, dtype=summary["dtype"], device=summary["device"]
-    )
+    summary = tune(parent, data, Sft(batch_size=4, max_steps=2), tmp_path / "out").summary
     used = summary["peak_bytes"] if summary["device"] == "cpu" else summary["gpu_peak_bytes"]
-    assert 0.6 < plan.bytes / used < 1.6, (plan, used)
+    assert 0.6 < summary["estimated_bytes"] / used < 1.6, summary
