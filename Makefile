@@ -15,7 +15,7 @@ export ZENML_ANALYTICS_OPT_IN ?= false
 export GX_ANALYTICS_ENABLED ?= False
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup run test test-vllm lint format bench ui clean
+.PHONY: help setup run test test-processes test-vllm lint format bench ui clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,10 @@ run: setup ## Run the whole pipeline on the bundled default
 
 test: setup ## Run the tests
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+test-processes: setup ## Run the tests that stop, kill and resume training processes
+	$(BIN)/python -m pytest -m processes tests/tune
+	@echo "test-processes: passed"
 
 test-vllm: setup $(VLLM)/.ready ## Run the tests with vLLM on the CPU, in .venv-vllm
 	$(BIN)/python -m pytest -m vllm tests/vllm

@@ -16,6 +16,7 @@ from tests.tiny import scale_weight, tiny_checkpoint
 from tests.tune.training import recipe_of, sentences
 
 
+@pytest.mark.processes
 def test_a_corrected_teacher_teaches_and_an_interrupted_chain_keeps_its_first_phase(tmp_path: Path):
     student = tiny_checkpoint(tmp_path / "student", num_hidden_layers=4, initializer_range=0.15)
     teacher = tiny_checkpoint(tmp_path / "teacher", initializer_range=0.15, seed=1)
@@ -55,7 +56,7 @@ def test_a_corrected_teacher_teaches_and_an_interrupted_chain_keeps_its_first_ph
     assert not list(tmp_path.glob(".out*/*"))
 
 
-@pytest.mark.parametrize("source", ["generated", "records"])
+@pytest.mark.parametrize("source", ["generated", pytest.param("records", marks=pytest.mark.processes)])
 def test_two_phases_with_replay_and_frozen_blocks(tmp_path: Path, source: str):
     parent = tiny_checkpoint(tmp_path / "parent", num_hidden_layers=4, initializer_range=0.15)
     first, second = sentences(tmp_path / "a.jsonl", count=20), tmp_path / "b.jsonl"
