@@ -106,9 +106,10 @@ def _collected(job: Job, examples: Examples, out: Path, seconds: float) -> Tuned
             "micro_batch_size": job.micro_batch_size,
             "gradient_accumulation": job.accumulation,
             **result,
-            "estimated_bytes": sum(expected["parts"].values()),
+            # None where the model's architecture could not be estimated.
+            "estimated_bytes": sum(expected["parts"].values()) or None,
             "estimated_parts": expected["parts"],
-            "estimated_seconds": round(expected["seconds"], 2),
+            "estimated_seconds": round(expected["seconds"], 2) or None,
             "wall_seconds": round(seconds, 2),
             "recipe": job.recipe.model_dump(mode="json"),
             "versions": job.versions,

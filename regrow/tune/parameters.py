@@ -88,6 +88,9 @@ def with_adapter(model: "PreTrainedModel", spec: Lora | Prefix, parent: Checkpoi
     targets: Any = spec.target_modules
     if spec.blocks is not None:
         targets = _linear_layers(model, spec, parent)
+    elif targets == "all-linear" and any(weight.ndim == 3 for weight in model.parameters()):
+        targets = _names_of_linear(model)
+        log.warning("experts that are held as one tensor get no adapter; only %s do", ", ".join(targets))
     return get_peft_model(
         model,
         LoraConfig(
@@ -99,6 +102,18 @@ def with_adapter(model: "PreTrainedModel", spec: Lora | Prefix, parent: Checkpoi
             use_rslora=spec.kind == "rslora",
             use_dora=spec.kind == "dora",
         ),
+    )
+
+
+def _names_of_linear(model: "PreTrainedModel") -> list[str]:
+    """Names by which PEFT finds the linear layers but the head; it would put adapters on fused experts by itself."""
+    head = model.get_output_embeddings()
+    return sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear) and module is not head
+        }
     )
 
 

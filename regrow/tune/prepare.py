@@ -8,7 +8,7 @@ from typing import Any
 
 from regrow.checkpoint import Checkpoint
 from regrow.device import device, free_memory
-from regrow.errors import InputError
+from regrow.errors import InputError, RegrowError
 from regrow.files import full_disk_is_clear, write_json
 from regrow.tune import data as examples_of
 from regrow.tune.data import Examples
@@ -102,6 +102,19 @@ def divisors(number: int) -> list[int]:
 
 def _fitted(setting: Setting, share: int, launch: Launch) -> tuple[Setting, Estimate]:
     """Choose sharding and the forward pass where they are left to us; refuse what cannot fit."""
+    try:
+        return _estimated(setting, share, launch)
+    except RegrowError:
+        raise
+    except (
+        Exception
+    ) as error:  # an operation that torch cannot run without content must not keep a model from training
+        first = str(error).strip().partition("\n")[0]
+        log.warning("memory and time cannot be estimated for this model (%s); the run starts without", first)
+        return setting, Estimate({}, 0.0)
+
+
+def _estimated(setting: Setting, share: int, launch: Launch) -> tuple[Setting, Estimate]:
     available = free_memory()
 
     def sized(one: Setting) -> Setting:

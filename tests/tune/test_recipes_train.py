@@ -207,6 +207,7 @@ def test_what_cannot_be_written_back_is_refused_before_training(tmp_path: Path):
         train(experts, sentences(tmp_path / "d.jsonl"), recipe_of(trainable=Full()), tmp_path)
     lora = train(experts, sentences(tmp_path / "d.jsonl"), recipe_of(), tmp_path)
     assert lora.losses[-1] < lora.losses[0]
+    assert {name.split(".")[-3] for name in lora.weights()} == {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 
 def test_dora_refuses_rows_without_a_direction(tmp_path: Path):
