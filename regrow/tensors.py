@@ -9,7 +9,7 @@ import json
 import math
 import struct
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -122,7 +122,8 @@ def load(info: TensorInfo, name: str) -> "torch.Tensor":
 class ShardWriter:
     """Write a checkpoint's tensors into shards, each tensor once and in the order of `layout`.
 
-    The files are hashed while they are written, so that naming the checkpoint needs no second reading.
+    Files and tensors are hashed while they are written, so that naming the checkpoint, and stating what is in it,
+    needs no second reading.
 
     Args:
         folder: an existing folder; receives `model.safetensors`, or shards and their index.
@@ -143,7 +144,9 @@ class ShardWriter:
         self._next = 0
         self._file: _HashedFile | None = None
         self._open = -1
-        self.digests: dict[str, str] = {}  # SHA-256 by file name, complete after the `with` block
+        # Complete after the `with` block: SHA-256 by file name, and by file name and tensor.
+        self.digests: dict[str, str] = {}
+        self.tensor_digests: dict[str, dict[str, str]] = {}
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -186,6 +189,16 @@ class ShardWriter:
         data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
         self._at(name, data.nbytes).write(data.data)
 
+    def put_pieces(self, name: str, pieces: Iterable[memoryview]) -> None:
+        """Write a tensor that comes in pieces, in order; a piece must not change afterwards."""
+        left = self.size_of(name)
+        file = self._at(name, left)
+        for piece in pieces:
+            left -= piece.nbytes
+            file.write(piece)
+        if left:
+            raise ValueError(f"{name}: {left} bytes of the layout were not written")
+
     def _at(self, name: str, nbytes: int) -> "_HashedFile":
         expected, shard = self._order[self._next]
         entry = self._shards[shard][expected]
@@ -196,6 +209,7 @@ class ShardWriter:
         if shard != self._open:
             self._start(shard)
         assert self._file is not None
+        self._file.begin(name)
         return self._file
 
     def _start(self, shard: int) -> None:
@@ -209,7 +223,8 @@ class ShardWriter:
 
     def _close(self) -> None:
         if self._file:
-            self.digests[self._file.path.name] = self._file.close()
+            name = self._file.path.name
+            self.digests[name], self.tensor_digests[name] = self._file.close()
             self._file = None
 
     def _file_name(self, shard: int) -> str:
@@ -226,7 +241,10 @@ class ShardWriter:
 
 
 class _HashedFile:
-    """A file that another thread hashes while this one writes; only a few chunks wait in between."""
+    """A file that other threads hash, as a whole and tensor by tensor, while this one writes.
+
+    Only a few chunks wait in between.
+    """
 
     _WAITING = 4
 
@@ -234,25 +252,35 @@ class _HashedFile:
         self.path = path
         self._stream: IO[bytes] = path.open("wb", buffering=0)
         self._hash = sha256()
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sha256")
+        self._parts: dict[str, Any] = {}
+        self._part: Any = None
+        # One thread each: hashing one thing is a chain of updates.
+        self._pools = [ThreadPoolExecutor(max_workers=1, thread_name_prefix="sha256") for _ in range(2)]
         self._pending: deque[Future[None]] = deque()
+
+    def begin(self, name: str) -> None:
+        """Say that what is written from here on is a tensor."""
+        self._part = self._parts[name] = sha256()
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes; they must not change afterwards."""
-        self._pending.append(self._pool.submit(self._hash.update, data))
+        self._pending.append(self._pools[0].submit(self._hash.update, data))
+        if self._part is not None:
+            self._pending.append(self._pools[1].submit(self._part.update, data))
         view = memoryview(data).cast("B")
         while view:
             view = view[self._stream.write(view) :]
-        while len(self._pending) > self._WAITING:
+        while len(self._pending) > len(self._pools) * self._WAITING:
             self._pending.popleft().result()
 
-    def close(self) -> str:
-        """Close the file and return its SHA-256, in hexadecimal."""
+    def close(self) -> tuple[str, dict[str, str]]:
+        """Close the file; return its SHA-256 and those of its tensors, in hexadecimal."""
         self._stream.close()
-        self._pool.shutdown()
+        for pool in self._pools:
+            pool.shutdown()
         for one in self._pending:
             one.result()
-        return self._hash.hexdigest()
+        return self._hash.hexdigest(), {name: one.hexdigest() for name, one in self._parts.items()}
 
 
 def _last(shard: dict[str, dict[str, Any]]) -> dict[str, Any]:

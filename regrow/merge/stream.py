@@ -1,0 +1,94 @@
+"""Tensors as float32 pieces from disk, and back into the type that is stored.
+
+NumPy has no bfloat16 and needs none: its bits are the upper half of a float32's. Without torch a merge of a small
+model is done before torch would have been imported.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from regrow.errors import InputError
+from regrow.merge.methods import Array
+from regrow.tensors import TensorInfo
+
+# Entries of a piece: what a core's cache holds of a few models. Even, as regrow.merge.methods asks for.
+PIECE = 2**17
+# Bytes an entry takes, by the safetensors type, of those that are merged.
+_WIDTH: Mapping[str, int] = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}
+FLOATS = tuple(_WIDTH)
+
+
+class Reader:
+    """Reads pieces of tensors; keeps the files open until its `with` block ends."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, int] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def pieces(self, infos: list[TensorInfo]) -> Iterator[list[Array]]:
+        """Yield the pieces of tensors of one shape side by side."""
+        count = infos[0].count
+        for start in range(0, count, PIECE):
+            yield [self._floats(info, start, min(start + PIECE, count)) for info in infos]
+
+    def _floats(self, info: TensorInfo, start: int, stop: int) -> Array:
+        width = _WIDTH[info.dtype]
+        wanted = (stop - start) * width
+        data = os.pread(self._open(info.file), wanted, info.start + start * width)
+        if len(data) != wanted:
+            raise InputError(f"{info.file}: truncated; fetch the model again")
+        return decode(data, info.dtype)
+
+    def _open(self, file: Path) -> int:
+        if file not in self._files:
+            self._files[file] = self._stack.enter_context(file.open("rb", buffering=0)).fileno()
+        return self._files[file]
+
+
+def decode(data: bytes, dtype: str) -> Array:
+    """Return stored entries as float32; only float64 is rounded."""
+    if dtype == "BF16":
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    kinds = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}
+    return np.frombuffer(data, kinds[dtype]).astype(np.float32, copy=False)
+
+
+def encode(values: Array, dtype: str) -> npt.NDArray[np.generic]:
+    """Return float32 values rounded to the nearest of a stored type (ties to even).
+
+    Raises:
+        InputError: a value is beyond float16's range.
+    """
+    if dtype == "F32":
+        return values
+    if dtype == "F64":
+        return values.astype("<f8")
+    if dtype == "F16":
+        try:
+            with np.errstate(over="raise"):
+                return values.astype("<f2")
+        except FloatingPointError:
+            raise InputError(
+                f"a merged weight of size {np.abs(values).max():.3g} does not fit into float16 (65504); "
+                "save as bfloat16 or float32 (dtype)"
+            ) from None
+    bits = values.view(np.uint32)
+    rounded = (bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16
+    missing = np.isnan(values)
+    if missing.any():  # rounding could carry a NaN's digits into infinity
+        rounded[missing] = (bits[missing] >> 16) | 0x40
+    return rounded.astype("<u2")
