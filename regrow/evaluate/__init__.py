@@ -10,32 +10,48 @@ import time
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING, Any
 
 from regrow.checkpoint import Checkpoint
+from regrow.evaluate import kept
+from regrow.evaluate.against import Measures, evaluate_against, measure_costs
 from regrow.evaluate.cost import Cost, cost
+from regrow.evaluate.drift import Drift
+from regrow.evaluate.health import Health
+from regrow.evaluate.live import Live
 from regrow.evaluate.perplexity import Perplexity, perplexity
 from regrow.evaluate.scores import Recovery, Scores, TaskScore, recovery, recovery_interval
-from regrow.evaluate.spec import EvaluateSpec, TaskSpec
+from regrow.evaluate.spec import AnswersSpec, DraftSpec, EvaluateSpec, SpeedSpec, TaskSpec
+from regrow.evaluate.speculative import Speculation
+from regrow.evaluate.speed import Speed
 from regrow.evaluate.tasks import local_sets
 from regrow.evaluate.texts import task_texts
-from regrow.files import canonical_digest, read_json, write_json
+from regrow.files import canonical_digest
+from regrow.source import TextSpec
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
+    "AnswersSpec",
     "Cost",
+    "DraftSpec",
+    "Drift",
     "EvaluateSpec",
+    "Health",
+    "Measures",
     "Perplexity",
     "Recovery",
     "Scores",
+    "Speculation",
+    "Speed",
+    "SpeedSpec",
     "TaskScore",
     "TaskSpec",
     "cost",
     "evaluate",
+    "evaluate_against",
+    "measure_costs",
     "perplexity",
     "recovery",
     "recovery_interval",
@@ -44,30 +60,25 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 # Changes when results in older caches would no longer be what this code finds.
-_FORMAT = 1
-_Result = TypeVar("_Result", bound=BaseModel)
+_FORMAT = 2
 
 
 class _TimedPerplexity(Perplexity):
     seconds: float
 
 
-class _Live:
-    """The model, loaded when the first result is not in the cache."""
+class _Live(Live):
+    """The model as tasks and texts need it."""
 
     def __init__(self, checkpoint: Checkpoint, spec: EvaluateSpec) -> None:
-        self._checkpoint = checkpoint
+        super().__init__(checkpoint, spec.dtype)
         self._spec = spec
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         if self._spec.chat_template:
-            return self._checkpoint.chat_tokenizer()
-        return self._checkpoint.tokenizer()
-
-    @cached_property
-    def model(self) -> "PreTrainedModel":
-        return self._checkpoint.load(dtype=self._spec.dtype)
+            return self.checkpoint.chat_tokenizer()
+        return self.checkpoint.tokenizer()
 
     @cached_property
     def lm(self) -> Any:
@@ -90,20 +101,27 @@ def evaluate(name: str, checkpoint: Checkpoint, spec: EvaluateSpec, cache: Path 
         InputError: a task, its questions, the texts or the model cannot be used; the message says which.
     """
     live = _Live(checkpoint, spec)
-    folder = cache / checkpoint.digest[:16] if cache else None
     price = cost(checkpoint, spec.cost_context)
-    scores = {task.name: _task(task, live, checkpoint, spec, folder) for task in spec.tasks}
-    text = _perplexity(live, checkpoint, spec, folder)
+    scores = {task.name: _task(task, live, checkpoint, spec, cache) for task in spec.tasks}
+    texts = {
+        one.name: _perplexity(one, live, checkpoint, spec, cache)
+        for one in (spec.perplexity, *spec.more_texts)
+        if one
+    }
+    first = next(iter(texts.values()), None)
     return Scores(
         name=name,
         digest=checkpoint.digest,
         parameters=price.parameters,
         flops_per_token=price.flops_per_token,
-        perplexity=text.value if text else None,
-        perplexity_tokens=text.tokens if text else 0,
+        perplexity=first.value if first else None,
+        perplexity_tokens=first.tokens if first else 0,
+        more_perplexities={name: one.value for name, one in list(texts.items())[1:]},
         scores=scores,
         settings={**_settings(checkpoint, spec), "spec": spec.model_dump(mode="json")},
-        seconds=round(sum(score.seconds for score in scores.values()) + (text.seconds if text else 0.0), 3),
+        seconds=round(
+            sum(one.seconds for one in scores.values()) + sum(one.seconds for one in texts.values()), 3
+        ),
     )
 
 
@@ -122,37 +140,35 @@ def _settings(checkpoint: Checkpoint, spec: EvaluateSpec) -> dict[str, Any]:
 
 
 def _task(
-    task: TaskSpec, live: _Live, checkpoint: Checkpoint, spec: EvaluateSpec, folder: Path | None
+    task: TaskSpec, live: _Live, checkpoint: Checkpoint, spec: EvaluateSpec, cache: Path | None
 ) -> TaskScore:
     # Read here, not where they are used: the key must hold what the questions say, not where they lie.
     sets = local_sets(task, spec.seed)
     key = {
         "model": checkpoint.digest,
         "task": task.model_dump(
-            mode="json", exclude={"source", "sha256", "fewshot_source", "fewshot_sha256"}
+            mode="json", exclude={"source", "sha256", "fewshot_source", "fewshot_sha256", "held_out"}
         ),
         "questions": canonical_digest([[one.task, one.rows, one.fewshot] for one in sets]),
         **_settings(checkpoint, spec),
     }
-    path = folder / f"{task.name}-{canonical_digest(key)[:16]}.json" if folder else None
-    if found := _cached(path, key, TaskScore):
+    path = kept.place(cache, checkpoint, task.name, key)
+    if found := kept.find(path, key, TaskScore):
         log.info("%s: %s is in the cache", checkpoint.folder.name, task.name)
         return found
     from regrow.evaluate.harness import run_task
 
     score = run_task(live.lm, task, spec, path.with_suffix(".samples.jsonl") if path else None, sets)
-    _keep(path, key, score)
+    kept.keep(path, key, score)
     return score
 
 
 def _perplexity(
-    live: _Live, checkpoint: Checkpoint, spec: EvaluateSpec, folder: Path | None
-) -> _TimedPerplexity | None:
-    if spec.perplexity is None:
-        return None
+    text: TextSpec, live: _Live, checkpoint: Checkpoint, spec: EvaluateSpec, cache: Path | None
+) -> _TimedPerplexity:
     from regrow.source import read_texts
 
-    texts = read_texts(spec.perplexity)
+    texts = read_texts(text)
     key = {
         "model": checkpoint.digest,
         "texts": canonical_digest(texts),
@@ -160,8 +176,8 @@ def _perplexity(
         "stride": spec.stride,
         **_settings(checkpoint, spec),
     }
-    path = folder / f"perplexity-{canonical_digest(key)[:16]}.json" if folder else None
-    if found := _cached(path, key, _TimedPerplexity):
+    path = kept.place(cache, checkpoint, "perplexity", key)
+    if found := kept.find(path, key, _TimedPerplexity):
         return found
     started = time.monotonic()
     # A window is as long as several questions; fewer of them make a pass of about the same size.
@@ -171,20 +187,10 @@ def _perplexity(
     )
     if not math.isfinite(result.value):
         log.warning(
-            "%s: perplexity is infinite; the model gives this text no probability", checkpoint.folder.name
+            "%s: perplexity of %s is infinite; the model gives this text no probability",
+            checkpoint.folder.name,
+            text.name,
         )
     timed = _TimedPerplexity(**result.model_dump(), seconds=round(time.monotonic() - started, 3))
-    _keep(path, key, timed)
+    kept.keep(path, key, timed)
     return timed
-
-
-def _cached(path: Path | None, key: dict[str, Any], kind: type[_Result]) -> _Result | None:
-    if path is None or not path.exists():
-        return None
-    stored = read_json(path)
-    return kind.model_validate(stored["result"]) if stored.get("key") == key else None
-
-
-def _keep(path: Path | None, key: dict[str, Any], result: BaseModel) -> None:
-    if path is not None:
-        write_json(path, {"key": key, "result": result.model_dump(mode="json")})

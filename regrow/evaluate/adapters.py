@@ -34,8 +34,12 @@ def _oe_eval(rows: list[Row], task: str) -> list[Row]:
     Its files keep the answers' texts and the index of the right one, but not the letters that the set
     gave them: they are lettered anew from A, which no task of lm-eval shows to the model.
     """
+    if task == "gsm8k":
+        return _gsm8k(rows)
     if task not in _QUESTION:
-        raise InputError(f"tasks.{task}.adapter: oe_eval serves {', '.join(sorted(_QUESTION))}; use rows")
+        raise InputError(
+            f"tasks.{task}.adapter: oe_eval serves {', '.join(sorted([*_QUESTION, 'gsm8k']))}; use rows"
+        )
     documents: dict[Any, Row] = {}
     for number, row in enumerate(rows, 1):
         try:
@@ -62,6 +66,13 @@ def _oe_eval(rows: list[Row], task: str) -> list[Row]:
             "answerKey": letters[gold],
         }
     return list(documents.values())
+
+
+def _gsm8k(rows: list[Row]) -> list[Row]:
+    try:
+        return [{"question": row["doc"]["question"], "answer": row["doc"]["answer"]} for row in rows]
+    except (KeyError, TypeError):
+        raise InputError("tasks.gsm8k.source: no oe-eval requests (doc: question, answer)") from None
 
 
 def _boolq(rows: list[Row], task: str) -> list[Row]:

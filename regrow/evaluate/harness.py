@@ -18,7 +18,7 @@ from regrow.errors import InputError
 from regrow.evaluate.scores import TaskScore
 from regrow.evaluate.spec import EvaluateSpec, TaskSpec
 from regrow.evaluate.tasks import LocalSet, build_hub, build_local, choose, local_sets
-from regrow.files import atomic_file
+from regrow.files import atomic_file, canonical_digest
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
@@ -71,10 +71,10 @@ def _set_fewshot(name: str, one: "ConfigurableTask", task: TaskSpec, seed: int) 
     if shots is None:
         shots = 0
         one.set_config("num_fewshot", 0)
-    if shots and task.source and not task.fewshot_source:
+    if shots and task.source and not (task.fewshot_source or task.held_out):
         raise InputError(
             f"tasks.{name}: the task asks for {shots} examples and `source` has none; give a fewshot_source "
-            "(the set's training split) or set num_fewshot to 0"
+            "(the set's training split), let held_out rows serve, or set num_fewshot to 0"
         )
     one.set_fewshot_seed(seed)
 
@@ -119,28 +119,39 @@ def run_task(
 def _score(
     name: str, metric: str, results: dict[str, Any], items: dict[str, list[Any]], seconds: float
 ) -> TaskScore:
-    key, _, kept = metric.partition(",")
-    values = [one.get(key) for rows in items.values() for one in rows if one["filter"] == kept]
-    numbers = tuple(float(value) for value in values if isinstance(value, (int, float, bool)))
-    numbers = numbers if len(numbers) == len(values) else ()
     first = next(iter(items))
+    table = results["results"][first]
+    keys = [key for key in table if "," in key and "_stderr," not in key]
+    numbers = {key: _numbers(key, items) for key in keys}
     if len(items) == 1:
-        value = float(results["results"][first][metric])
-        stderr = results["results"][first].get(f"{key}_stderr,{kept}")
+        values = {key: float(table[key]) for key in keys}
+        stderr = table.get(metric.replace(",", "_stderr,", 1))
     else:
         # A group: every item weighs the same, as in lm-eval's own mean over mmlu.
-        value = sum(numbers) / len(numbers)
-        stderr = _stderr(numbers)
+        values = {key: sum(column) / len(column) for key, column in numbers.items() if column}
+        stderr = _stderr(numbers[metric])
+    kept = metric.partition(",")[2]
+    hashes = [[task, one["hash"]] for task, rows in items.items() for one in rows if one["filter"] == kept]
     return TaskScore(
         metric=metric,
-        value=value,
+        value=values.pop(metric),
         stderr=float(stderr) if isinstance(stderr, (int, float)) else None,
-        samples=len(values),
-        items=numbers,
+        samples=len(hashes),
+        items=numbers[metric],
+        others=values,
+        questions=canonical_digest(hashes),
         version=str(results["versions"].get(first)),
         num_fewshot=int(results["n-shot"][first]),
         seconds=round(seconds, 3),
     )
+
+
+def _numbers(metric: str, items: dict[str, list[Any]]) -> tuple[float, ...]:
+    """Return the score of each item, or nothing if the metric has no number for each."""
+    key, _, kept = metric.partition(",")
+    values = [one.get(key) for rows in items.values() for one in rows if one["filter"] == kept]
+    numbers = tuple(float(value) for value in values if isinstance(value, (int, float, bool)))
+    return numbers if len(numbers) == len(values) else ()
 
 
 def _stderr(numbers: tuple[float, ...]) -> float | None:
@@ -177,6 +188,7 @@ def _items(samples: list[dict[str, Any]], indices: list[int]) -> list[dict[str, 
         {
             "row": indices[place % len(indices)] if whole else None,
             "filter": sample["filter"],
+            "hash": sample["doc_hash"],
             "target": sample["target"],
             "prompt": sample["arguments"][0][0],
             "continuations": [arguments[1] for arguments in sample["arguments"]],

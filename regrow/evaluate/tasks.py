@@ -61,8 +61,15 @@ def _local_set(task: TaskSpec, name: str, source: str, fewshot: str | None, seed
     rows = adapt(read_rows(source, task.sha256), task.adapter, name)
     if not rows:
         raise InputError(f"tasks.{name}.source: {source} holds no rows; name another source")
+    if task.held_out:
+        if task.held_out >= len(rows):
+            raise InputError(
+                f"tasks.{name}.held_out: {task.held_out} of {len(rows)} rows leave none to evaluate"
+            )
+        rows, examples = rows[: -task.held_out], rows[-task.held_out :]
+    else:
+        examples = adapt(read_rows(fewshot, task.fewshot_sha256), task.adapter, name) if fewshot else []
     indices = choose(len(rows), task.limit, task.choose, seed)
-    examples = adapt(read_rows(fewshot, task.fewshot_sha256), task.adapter, name) if fewshot else []
     return LocalSet(name, [rows[i] for i in indices], indices, examples)
 
 
@@ -104,8 +111,10 @@ def build_local(local: LocalSet, task: TaskSpec, folder: Path) -> "ConfigurableT
         "dataset_path": "local",
         "dataset_name": None,
         "dataset_kwargs": {"folder": str(folder / "data")},
-        "training_split": config.get("training_split") if local.fewshot else None,
-        "fewshot_split": fewshot_split if local.fewshot else None,
+        "training_split": (config.get("training_split") or fewshot_split) if local.fewshot else None,
+        # Named only where the task names it: without a name lm-eval may draw an example more, to leave out the
+        # question itself, and then other examples come up.
+        "fewshot_split": (config.get("fewshot_split") or None) if local.fewshot else None,
         "validation_split": split if split == "validation" else None,
         "test_split": split if split == "test" else None,
     }

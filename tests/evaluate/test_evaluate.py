@@ -8,6 +8,7 @@ import torch
 from regrow.checkpoint import Checkpoint
 from regrow.errors import InputError
 from regrow.evaluate import EvaluateSpec, TaskSpec, evaluate, recovery_interval
+from regrow.evaluate.table import table
 from regrow.source import TextSpec
 from tests.evaluate.sets import ARC, write
 from tests.tiny import tiny_checkpoint
@@ -71,6 +72,25 @@ def test_a_second_time_costs_nothing(tiny, spec, tmp_path: Path, monkeypatch):
     first = evaluate("base", tiny, spec, tmp_path / "cache")
     monkeypatch.setattr(Checkpoint, "load", lambda *_, **__: pytest.fail("the model was loaded again"))
     assert evaluate("merged", tiny, spec, tmp_path / "cache") == first.model_copy(update={"name": "merged"})
+
+
+def test_further_texts_stand_beside_the_first(tiny, spec, tmp_path: Path):
+    other = write(tmp_path / "other.jsonl", [{"text": f"XYZ {i} qqq zzz {i} vvv www." * 3} for i in range(4)])
+    more = spec.model_copy(update={"more_texts": (TextSpec(name="other", source=str(other)),)})
+    found = evaluate("base", tiny, more, tmp_path / "cache")
+    alone = spec.model_copy(update={"perplexity": TextSpec(name="other", source=str(other))})
+    assert found.more_perplexities == {"other": evaluate("base", tiny, alone).perplexity}
+    assert found.perplexity == evaluate("base", tiny, spec, tmp_path / "cache").perplexity
+    assert found.summary()["more_perplexities"] == found.more_perplexities
+    assert f"{found.more_perplexities['other']:,.2f}" in table([found])
+
+
+def test_texts_need_names_of_their_own(spec):
+    texts = spec.perplexity.model_dump(mode="json")
+    with pytest.raises(ValueError, match="the name texts is used twice"):
+        EvaluateSpec(perplexity=texts, more_texts=[texts])
+    with pytest.raises(ValueError, match="give the first texts as `perplexity`"):
+        EvaluateSpec(tasks=spec.tasks, more_texts=[texts])
 
 
 def test_a_killed_run_continues_with_the_next_task(tiny, spec, tmp_path: Path, monkeypatch):

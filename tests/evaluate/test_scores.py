@@ -32,8 +32,8 @@ def scores(
 
 
 def test_recovery_is_the_ratio_of_unweighted_means():
-    # 0.5 and 0.8 against 0.25 and 0.8, though the second task has ten times the items.
-    base = scores(a=score([1, 0]), b=score([1, 1, 1, 1, 0] * 4))
+    # 0.25 and 0.8 against 0.5 and 0.8, though the second task has five times the items.
+    base = scores(a=score([1, 0, 0, 1]), b=score([1, 1, 1, 1, 0] * 4))
     model = scores("pruned", "b", a=score([1, 0, 0, 0]), b=score([1, 1, 1, 1, 0] * 4))
     assert recovery(model, base) == pytest.approx(1.05 / 1.3)
     found = recovery_interval(model, base)
