@@ -6,7 +6,7 @@ Text stays text, so that it can be searched, read aloud and set in the page's ow
 import html
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, MUTED, RULE = "#1b1f24", "#5b6570", "#d5dae0"
+# Inches. The page shows a figure as wide as its text, so this decides how large letters are there and in print.
+WIDTH = 9.0
 _STYLE: dict[str, Any] = {
     "font.family": ["sans-serif"],
-    "font.size": 10,
+    "font.size": 9.5,
     "svg.fonttype": "none",
     "svg.hashsalt": "regrow",
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
-    "axes.titlesize": 11,
+    "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.spines.top": False,
@@ -36,12 +38,13 @@ _STYLE: dict[str, Any] = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "legend.frameon": False,
+    "legend.handlelength": 2.8,
     "figure.constrained_layout.use": True,
 }
 
 
 @contextmanager
-def canvas(width: float, height: float) -> Iterator[tuple["Figure", Callable[[str], str]]]:
+def canvas(height: float, width: float = WIDTH) -> Iterator[tuple["Figure", Callable[[str], str]]]:
     """Yield an empty figure of so many inches, and the function that turns it into SVG."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -50,6 +53,22 @@ def canvas(width: float, height: float) -> Iterator[tuple["Figure", Callable[[st
         # Not pyplot: it keeps figures alive, and would choose a backend for the whole process.
         figure = Figure(figsize=(width, height))
         yield figure, lambda text: _svg(figure, text)
+
+
+def legend_columns(names: Sequence[str], handle: float = 2.8) -> int:
+    """Return how many entries of a legend stand side by side in a figure of the usual width."""
+    # In points: a letter, the handle, and the space around.
+    wide = [5.3 * len(name) + 9.5 * handle + 26 for name in names]
+    for columns in range(len(names), 1, -1):
+        rows = -(-len(names) // columns)
+        if sum(max(wide[i : i + rows]) for i in range(0, len(wide), rows)) <= 72 * WIDTH:
+            return columns
+    return 1
+
+
+def legend_height(names: Sequence[str], handle: float = 2.8) -> float:
+    """Return the inches that a legend takes beyond its first row."""
+    return 0.2 * (-(-len(names) // legend_columns(names, handle)) - 1)
 
 
 def _svg(figure: "Figure", text: str) -> str:
