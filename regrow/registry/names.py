@@ -1,0 +1,49 @@
+"""Names of tags, files and aliases that the registry's writers and readers share."""
+
+from typing import Any
+
+DIGEST_TAG = "regrow.digest"
+SCORES_TAG = "regrow.scores"
+# What a version was made from, and how: one digest or identifier each.
+FACT_TAGS = (
+    DIGEST_TAG,
+    "regrow.candidate",
+    "regrow.base",
+    "regrow.pruned",
+    "regrow.plan",
+    "regrow.config",
+    "regrow.commit",
+    "regrow.environment",
+    SCORES_TAG,
+    "regrow.attestation",
+    "regrow.licence",
+)
+DATA_PREFIX = "regrow.data."
+METRIC_PREFIX = "regrow.metric."
+LICENCE_TAG = "regrow.licence"
+LICENCES_TAG = "regrow.licences"
+RUN_TAG = "regrow.run"
+
+# The folder of weights inside a stored MLflow model, and where one lies in an MLflow run.
+CHECKPOINT = "checkpoint"
+FILES = "models"
+DOCUMENTS = "registered"
+
+# Which stage of ZenML's Model Control Plane an alias stands for; every other alias stands for none.
+STAGES = {"champion": "production", "staging": "staging"}
+
+
+def is_fact(key: str) -> bool:
+    """Whether a tag says what a version is, and so must be the same wherever the version is recorded."""
+    return key in FACT_TAGS or key.startswith(DATA_PREFIX)
+
+
+def place_of(folder: str, digest: str) -> str:
+    """Where what belongs to a checkpoint lies in an MLflow run: `FILES` or `DOCUMENTS`, and the digest."""
+    return f"{folder}/{digest[:16]}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    text: Any = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

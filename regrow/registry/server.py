@@ -1,0 +1,147 @@
+"""Speaking to MLflow: errors as one line, patience with a busy database, texts of a run, and a version's files."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from regrow.errors import InputError
+from regrow.registry.names import first_line
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+SECONDS_BETWEEN_TRIES = (0.1, 0.4, 1.6)
+T = TypeVar("T")
+
+
+def again(call: Callable[[], T]) -> T:
+    """Call MLflow for something that may be repeated; a busy database or server is given time."""
+    from mlflow.exceptions import MlflowException
+
+    for seconds in SECONDS_BETWEEN_TRIES:
+        try:
+            return call()
+        except MlflowException as error:
+            if error.error_code != "TEMPORARILY_UNAVAILABLE":
+                raise
+            time.sleep(seconds)
+    return call()
+
+
+@contextmanager
+def clear_errors(uri: str | None = None) -> Iterator[None]:
+    """Turn MLflow's errors into one line that names the server.
+
+    Args:
+        uri: of the server; the one that is set if not given.
+
+    Raises:
+        InputError: in place of an error of MLflow.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise InputError(
+            f"MLflow at {uri or mlflow.get_tracking_uri()}: {first_line(error)}; check the tracking URI and rights"
+        ) from error
+
+
+def aliases_of(client: "MlflowClient", name: str) -> dict[str, str]:
+    """Return version by alias of a registered model.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = again(lambda: client.get_registered_model(name))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise InputError(f"{name}: no such registered model in MLflow") from None
+    return {alias: str(version) for alias, version in found.aliases.items()}
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Fetch small files without MLflow's progress bar for each of them."""
+    name = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def read_text(client: "MlflowClient", run_id: str | None, path: str) -> str | None:
+    """Return a text among a run's artifacts; None if it is not there."""
+    from mlflow.exceptions import MlflowException
+
+    if run_id is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="regrow-") as scratch, no_bars():
+        try:
+            return Path(client.download_artifacts(run_id, path, scratch)).read_text(encoding="utf-8")
+        except (MlflowException, OSError):
+            return None
+
+
+def folders_of(client: "MlflowClient", run_id: str) -> list[str]:
+    """Return the folders at the top of a run's artifacts; nothing where they cannot be listed."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return [one.path for one in client.list_artifacts(run_id) if one.is_dir]
+    except (MlflowException, OSError):
+        return []
+
+
+@contextmanager
+def checkpoint_of(client: "MlflowClient", name: str, version: str) -> Iterator[Path]:
+    """Yield the folder with a version's checkpoint, fetched if it is not on this machine.
+
+    Raises:
+        InputError: the files cannot be had, or hold no checkpoint.
+    """
+    import mlflow
+    import yaml
+    from mlflow.exceptions import MlflowException
+
+    source = again(lambda: client.get_model_version_download_uri(name, version))
+    is_local = source.startswith(("file:", "/")) or "://" not in source
+    with tempfile.TemporaryDirectory(prefix="regrow-") as scratch:
+        try:
+            # A local path is given back as it is: nothing is copied.
+            folder = Path(
+                mlflow.artifacts.download_artifacts(
+                    artifact_uri=source,
+                    dst_path=None if is_local else scratch,
+                    tracking_uri=client.tracking_uri,
+                )
+            )
+            model = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
+            inside = model["flavors"]["transformers"]["model_binary"]
+        except (MlflowException, OSError) as error:
+            raise InputError(
+                f"{name} version {version}: its files at {source} cannot be read ({first_line(error)})"
+            ) from error
+        except (yaml.YAMLError, KeyError, TypeError):
+            raise InputError(
+                f"{name} version {version}: {source}/MLmodel does not describe a transformers model"
+            ) from None
+        place = (folder / str(inside)).resolve()
+        if not place.is_relative_to(folder.resolve()) or not place.is_dir():
+            raise InputError(f"{name} version {version}: {source} holds no folder {inside}")
+        yield place
