@@ -1,0 +1,1 @@
+"""The manifests, and a kubectl that is new enough to build them."""
