@@ -1,4 +1,4 @@
-"""regrow's own ZenML stack on this machine, active for this checkout only.
+"""regrow's own ZenML stack on this machine, active for this checkout only: infra/stacks/local.yaml.
 
 Everything that a run makes lies below `runs/` of the checkout: ZenML's artifacts, MLflow's database and
 files. Other stacks of the user, and the stack that is active elsewhere, stay as they are.
@@ -10,17 +10,13 @@ from hashlib import sha256
 from pathlib import Path
 
 from zenml.client import Client
-from zenml.enums import StackComponentType
 from zenml.models import StackResponse
 
-log = logging.getLogger(__name__)
+from infra.stacks.register import Change, up
+from infra.stacks.schema import load
+from infra.stacks.values import Values
 
-_COMPONENTS = {
-    StackComponentType.ORCHESTRATOR: "local",
-    StackComponentType.ARTIFACT_STORE: "local",
-    StackComponentType.EXPERIMENT_TRACKER: "mlflow",
-    StackComponentType.MODEL_REGISTRY: "mlflow",
-}
+log = logging.getLogger(__name__)
 
 
 def store_path(root: Path) -> Path:
@@ -33,8 +29,13 @@ def tracking_uri(root: Path) -> str:
     return f"sqlite:///{store_path(root)}/mlflow.db"
 
 
-def activate_local_stack(root: Path) -> StackResponse:
-    """Register the stack where it is missing and make it active for the repository at `root`.
+def stack_name(root: Path) -> str:
+    """Return the stack's name in ZenML: two checkouts have two, for their artifacts lie in different places."""
+    return f"regrow-local-{sha256(str(root).encode()).hexdigest()[:8]}"
+
+
+def use_root(root: Path) -> None:
+    """Make a folder ZenML's repository, below which its steps are found.
 
     Args:
         root: folder that holds `.zen/` and will hold `runs/`.
@@ -42,21 +43,26 @@ def activate_local_stack(root: Path) -> StackResponse:
     if Client.find_repository(root) != root:
         Client.initialize(root)
     os.environ.setdefault("ZENML_REPOSITORY_PATH", str(root))
-    client = Client()
-    client.activate_root(root)
-    # Two checkouts of the project have two stacks: their artifacts lie in different places.
-    name = f"regrow-local-{sha256(str(root).encode()).hexdigest()[:8]}"
-    components: dict[StackComponentType, str] = {}
-    for kind, flavor in _COMPONENTS.items():
-        settings = {"path": str(store_path(root))} if kind == StackComponentType.ARTIFACT_STORE else {}
-        if not client.list_stack_components(name=name, type=kind).items:
-            client.create_stack_component(
-                name=name, flavor=flavor, component_type=kind, configuration=settings
-            )
-        components[kind] = name
+    Client().activate_root(root)
+
+
+def register_local_stack(root: Path) -> list[Change]:
+    """Register the stack where it is missing."""
     store_path(root).mkdir(parents=True, exist_ok=True)
-    if not client.list_stacks(name=name).items:
-        client.create_stack(name, components=components)
-        log.info("registered the ZenML stack %s", name)
-    client.activate_stack(name)
+    name = stack_name(root)
+    values = Values(artifact_store={"path": str(store_path(root))})
+    return up(load("local"), values, name=name, component=name)
+
+
+def activate_local_stack(root: Path) -> StackResponse:
+    """Register the stack where it is missing and make it active for the repository at `root`.
+
+    Args:
+        root: folder that holds `.zen/` and will hold `runs/`.
+    """
+    use_root(root)
+    if any(change.done == "registered" for change in register_local_stack(root)):
+        log.info("registered the ZenML stack %s", stack_name(root))
+    client = Client()
+    client.activate_stack(stack_name(root))
     return client.active_stack_model

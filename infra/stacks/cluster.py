@@ -1,0 +1,231 @@
+"""Whether a cluster has what a stack's pods need."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from zenml.enums import StackComponentType
+from zenml.models import ComponentResponse, StackResponse
+
+from infra.stacks.findings import Finding, missing, note, ok
+from infra.stacks.schema import GPU, StackFile
+
+_SECONDS = 10
+_APPLY = "kubectl apply -k infra/kubernetes/overlays/..."
+# What ZenML does there: as the person who starts a run, in the orchestrator's pod, in a step's pod.
+_CLIENT = (
+    ("create", "batch", "jobs"),
+    ("get", "batch", "jobs"),
+    ("list", "", "pods"),
+    ("get", "", "pods/log"),
+)
+_ORCHESTRATOR = (
+    ("create", "batch", "jobs"), ("get", "batch", "jobs"), ("list", "batch", "jobs"), ("patch", "batch", "jobs"),
+    ("delete", "batch", "jobs"), ("get", "", "pods"), ("list", "", "pods"),
+)  # fmt: skip
+_STEP = (("create", "batch", "jobs"), ("list", "batch", "jobs"), ("delete", "batch", "jobs"))
+
+
+def look(stack: StackFile, registered: StackResponse) -> Iterator[Finding]:
+    """Ask the cluster's API for everything that the stack's components name."""
+    orchestrator = registered.components[StackComponentType.ORCHESTRATOR][0]
+    operators = registered.components.get(StackComponentType.STEP_OPERATOR, [])
+    context = orchestrator.configuration.get("kubernetes_context")
+    try:
+        from kubernetes import client, config
+
+        api = config.new_client_from_config(context=context)
+        version = client.VersionApi(api).get_code(_request_timeout=_SECONDS).git_version
+    except Exception as error:
+        said = str(error).strip().splitlines()
+        yield missing(
+            "cluster", f"the kubeconfig's context {context} reaches no cluster: {said[0][:200] if said else ''}",
+            "see KUBECONFIG and kubectl config get-contexts",
+        )  # fmt: skip
+        return
+    yield ok("cluster", f"Kubernetes {version} answers to the context {context}")
+    where = orchestrator.configuration.get("kubernetes_namespace") or orchestrator.configuration.get(
+        "kubeflow_namespace"
+    )
+    for one in operators:
+        if (other := one.configuration.get("kubernetes_namespace")) != where:
+            yield missing(
+                "cluster",
+                f"the step operator {one.name} uses the namespace {other}, the orchestrator {where}",
+                "name one in the values",
+            )
+    yield from _namespace(client.CoreV1Api(api), str(where), orchestrator, operators)
+    yield from _rights(client, api, str(where), orchestrator)
+    for one in operators:
+        yield from _gpus(client, api, stack, one)
+    yield from _quota(client.CoreV1Api(api), str(where), stack)
+
+
+def _namespace(
+    core: Any, where: str, orchestrator: ComponentResponse, operators: list[ComponentResponse]
+) -> Iterator[Finding]:
+    yield _there(
+        "namespace", f"the namespace {where}", lambda: core.read_namespace(where, _request_timeout=_SECONDS)
+    )
+    settings = [one.configuration for one in (orchestrator, *operators)]
+    accounts = {
+        one[key]
+        for one in settings
+        for key in ("service_account_name", "step_pod_service_account_name")
+        if one.get(key)
+    }
+    for name in sorted(accounts):
+        yield _there(
+            "service_accounts", f"the service account {name}",
+            lambda name=name: core.read_namespaced_service_account(name, where, _request_timeout=_SECONDS),
+        )  # fmt: skip
+    for name in sorted({claim for one in settings for claim in _claims(one)}):
+        yield _there(
+            "volumes", f"the volume claim {name}",
+            lambda name=name: core.read_namespaced_persistent_volume_claim(name, where, _request_timeout=_SECONDS),
+        )  # fmt: skip
+
+
+def _claims(configuration: dict[str, Any]) -> Iterator[str]:
+    for key in ("pod_settings", "orchestrator_pod_settings"):
+        for volume in (configuration.get(key) or {}).get("volumes", []):
+            if claim := volume.get("persistentVolumeClaim"):
+                yield claim["claimName"]
+
+
+def _there(what: str, named: str, read: Any) -> Finding:
+    from kubernetes.client import ApiException
+
+    try:
+        found = read()
+    except ApiException as error:
+        if error.status == 404:
+            return missing(what, f"{named} is not there", _APPLY)
+        return note(what, f"{named} may not be looked at ({error.reason})")
+    phase = getattr(getattr(found, "status", None), "phase", None)
+    if what == "volumes" and phase != "Bound":
+        # A claim whose class waits for the first pod is fine.
+        return note(what, f"{named} is {phase}: bound by its first pod, or no volume fits it")
+    return ok(what, f"{named} is there")
+
+
+def _rights(client: Any, api: Any, where: str, orchestrator: ComponentResponse) -> Iterator[Finding]:
+    reviews = client.AuthorizationV1Api(api)
+    lacking = []
+    for verb, group, resource in _CLIENT:
+        kind, _, sub = resource.partition("/")
+        attributes = client.V1ResourceAttributes(
+            verb=verb, group=group, resource=kind, subresource=sub or None, namespace=where
+        )
+        review = client.V1SelfSubjectAccessReview(
+            spec=client.V1SelfSubjectAccessReviewSpec(resource_attributes=attributes)
+        )
+        if not reviews.create_self_subject_access_review(review, _request_timeout=_SECONDS).status.allowed:
+            lacking.append(f"{verb} {resource}")
+    yield _said("rights", "you", lacking)
+    settings = orchestrator.configuration
+    for key, needed in (("service_account_name", _ORCHESTRATOR), ("step_pod_service_account_name", _STEP)):
+        if name := settings.get(key):
+            yield _account(client, reviews, where, name, needed)
+
+
+def _account(
+    client: Any, reviews: Any, where: str, name: str, needed: tuple[tuple[str, str, str], ...]
+) -> Finding:
+    lacking = []
+    for verb, group, resource in needed:
+        attributes = client.V1ResourceAttributes(verb=verb, group=group, resource=resource, namespace=where)
+        # The groups that the API server gives a pod's token.
+        groups = ["system:serviceaccounts", f"system:serviceaccounts:{where}", "system:authenticated"]
+        spec = client.V1SubjectAccessReviewSpec(
+            user=f"system:serviceaccount:{where}:{name}", groups=groups, resource_attributes=attributes
+        )
+        review = client.V1LocalSubjectAccessReview(metadata=client.V1ObjectMeta(namespace=where), spec=spec)
+        try:
+            answer = reviews.create_namespaced_local_subject_access_review(
+                where, review, _request_timeout=_SECONDS
+            )
+        except client.ApiException as error:
+            return note("rights", f"what the service account {name} may do cannot be asked ({error.reason})")
+        if not answer.status.allowed:
+            lacking.append(f"{verb} {resource}")
+    return _said("rights", f"the service account {name}", lacking)
+
+
+def _said(what: str, who: str, lacking: list[str]) -> Finding:
+    if lacking:
+        return missing(
+            what,
+            f"{who} may not: {', '.join(lacking)}",
+            f"{_APPLY}, and bind the role regrow-submitter to people",
+        )
+    return ok(what, f"{who} may do what ZenML does there")
+
+
+def _gpus(client: Any, api: Any, stack: StackFile, operator: ComponentResponse) -> Iterator[Finding]:
+    most = max(
+        (stage.resources.gpus for stage in stack.stages.values() if stage.step_operator == operator.name),
+        default=0,
+    )
+    if not most:
+        return
+    selector = (operator.configuration.get("pod_settings") or {}).get("node_selectors", {})
+    text = ",".join(f"{key}={value}" for key, value in selector.items())
+    try:
+        nodes = client.CoreV1Api(api).list_node(label_selector=text, _request_timeout=_SECONDS).items
+    except client.ApiException as error:
+        yield note("gpus", f"nodes may not be looked at ({error.reason})")
+        return
+    best = max((int((node.status.allocatable or {}).get(GPU, 0)) for node in nodes), default=0)
+    said = f"step operator {operator.name}: stages ask for {most} {GPU}; {len(nodes)} nodes with {text or 'any label'}"
+    if best >= most:
+        yield ok("gpus", f"{said}, {best} on the best")
+    elif not nodes and _autoscaler(client, api):
+        yield note("gpus", f"{said} now; the cluster has an autoscaler, which must know a pool for them")
+    else:
+        yield missing(
+            "gpus",
+            f"{said}, {best} on the best: its pods would wait for ever",
+            "label GPU nodes and install the device plugin, or mend node_selectors",
+        )
+
+
+def _autoscaler(client: Any, api: Any) -> bool:
+    try:
+        found = (
+            client.AppsV1Api(api).list_namespaced_deployment("kube-system", _request_timeout=_SECONDS).items
+        )
+    except client.ApiException:
+        return False
+    return any(word in one.metadata.name for one in found for word in ("autoscaler", "karpenter"))
+
+
+def _quota(core: Any, where: str, stack: StackFile) -> Iterator[Finding]:
+    from kubernetes.client import ApiException
+    from kubernetes.utils import parse_quantity
+
+    try:
+        quotas = core.list_namespaced_resource_quota(where, _request_timeout=_SECONDS).items
+    except ApiException as error:
+        yield note("quota", f"the quota may not be looked at ({error.reason})")
+        return
+    if not quotas:
+        yield note("quota", f"the namespace {where} has no quota: a run may take all of the cluster")
+    largest: dict[str, str] = {}
+    for stage in stack.stages.values():
+        for key, value in stage.resources.pod.get("requests", {}).items():
+            largest[key] = max(largest.get(key, "0"), value, key=parse_quantity)
+    for quota in quotas:
+        hard = quota.status.hard or {}
+        short = [
+            f"{key} {hard[f'requests.{key}']} < {value}"
+            for key, value in sorted(largest.items())
+            if f"requests.{key}" in hard and parse_quantity(hard[f"requests.{key}"]) < parse_quantity(value)
+        ]
+        if short:
+            yield missing(
+                "quota",
+                f"{quota.metadata.name} is smaller than one pod of the largest stage: {', '.join(short)}",
+                "raise the quota, or the stages' resources",
+            )
+        else:
+            yield ok("quota", f"{quota.metadata.name} has room for the largest stage")
