@@ -2,9 +2,12 @@
 
 from materializers.checkpoint import CheckpointMaterializer
 from materializers.documents import (
+    DriftMaterializer,
     ImportanceMaterializer,
+    MeasuresMaterializer,
     ScoresMaterializer,
     ShiftMaterializer,
+    StudyMaterializer,
     TuningMaterializer,
 )
 from materializers.gate import GateMaterializer
@@ -12,10 +15,13 @@ from materializers.selfdata import SelfDataMaterializer
 
 __all__ = [
     "CheckpointMaterializer",
+    "DriftMaterializer",
     "GateMaterializer",
     "ImportanceMaterializer",
+    "MeasuresMaterializer",
     "ScoresMaterializer",
     "SelfDataMaterializer",
     "ShiftMaterializer",
+    "StudyMaterializer",
     "TuningMaterializer",
 ]

@@ -8,9 +8,11 @@ from zenml.enums import ArtifactType, VisualizationType
 from zenml.materializers.pydantic_materializer import PydanticMaterializer
 
 from regrow import report
+from regrow.evaluate import Drift, Measures
 from regrow.evaluate.scores import Scores
 from regrow.importance import LayerImportance
 from regrow.selfdata import Shift
+from regrow.study import StudyResult
 from regrow.tune.record import TuningRecord
 
 
@@ -67,3 +69,30 @@ class ScoresMaterializer(_Document):
     ASSOCIATED_TYPES: ClassVar[tuple[type, ...]] = (Scores,)
     ASSOCIATED_ARTIFACT_TYPE: ClassVar[ArtifactType] = ArtifactType.DATA_ANALYSIS
     draw = staticmethod(report.scores_page)
+
+
+class DriftMaterializer(_Document):
+    """A model against the unpruned one, drawn as tables and a histogram."""
+
+    SKIP_REGISTRATION: ClassVar[bool] = False
+    ASSOCIATED_TYPES: ClassVar[tuple[type, ...]] = (Drift,)
+    ASSOCIATED_ARTIFACT_TYPE: ClassVar[ArtifactType] = ArtifactType.DATA_ANALYSIS
+    draw = staticmethod(report.drift_page)
+
+
+class MeasuresMaterializer(_Document):
+    """Drift, measured cost and drafting of models, drawn as tables."""
+
+    SKIP_REGISTRATION: ClassVar[bool] = False
+    ASSOCIATED_TYPES: ClassVar[tuple[type, ...]] = (Measures,)
+    ASSOCIATED_ARTIFACT_TYPE: ClassVar[ArtifactType] = ArtifactType.DATA_ANALYSIS
+    draw = staticmethod(report.measures_page)
+
+
+class StudyMaterializer(_Document):
+    """A study, drawn as its report."""
+
+    SKIP_REGISTRATION: ClassVar[bool] = False
+    ASSOCIATED_TYPES: ClassVar[tuple[type, ...]] = (StudyResult,)
+    ASSOCIATED_ARTIFACT_TYPE: ClassVar[ArtifactType] = ArtifactType.DATA_ANALYSIS
+    draw = staticmethod(report.study_page)

@@ -10,6 +10,7 @@ from materializers.folders import get_folder, put_folder
 from regrow import quality
 from regrow.files import link_or_copy, sha256_of
 from regrow.quality import GateResult
+from regrow.transfer import Wanted
 
 _QUARANTINE = "quarantine.jsonl"
 
@@ -27,7 +28,7 @@ class GateMaterializer(PydanticMaterializer):
             return
         with self.get_temporary_directory(delete_at_exit=True) as folder:
             link_or_copy(data.quarantine, Path(folder) / _QUARANTINE)
-            put_folder(Path(folder), f"{self.uri}/rows")
+            put_folder(Path(folder), f"{self.uri}/rows", self.artifact_store)
         with self.artifact_store.open(f"{self.uri}/rows.sha256", "w") as stream:
             stream.write(sha256_of(data.quarantine))
 
@@ -38,8 +39,9 @@ class GateMaterializer(PydanticMaterializer):
             return result
         with self.artifact_store.open(f"{self.uri}/rows.sha256") as stream:
             key = stream.read().strip()
-        folder = get_folder(f"{self.uri}/rows", [_QUARANTINE], key)
-        return result.model_copy(update={"quarantine": folder / _QUARANTINE})
+        files = {_QUARANTINE: Wanted(sha256=key)}
+        found = get_folder(f"{self.uri}/rows", files, key, self.artifact_store)
+        return result.model_copy(update={"quarantine": found.folder / _QUARANTINE})
 
     def save_visualizations(self, data: GateResult) -> dict[str, VisualizationType]:
         """Write both pages beside the JSON."""
