@@ -9,7 +9,7 @@ as everywhere in regrow. A run that was killed goes on when it is started again.
 import argparse
 from pathlib import Path
 
-from regrow.commands import open_model
+from regrow.commands.shared import open_model
 from regrow.records import read_records
 from regrow.selfdata import SelfData, SelfDataSpec, ShiftSpec, distill, shift
 from regrow.source import DatasetSpec

@@ -1,6 +1,6 @@
 """LoRA on examples of mixed lengths: regrow's trainer against TRL's SFTTrainer as a user would configure it.
 
-    python -m benchmarks.tuning [--examples 256] [--runs 3]
+    python -m benchmarks.tuning [--examples 256] [--runs 3] [--seed 0]
 
 SmolLM2-135M-Instruct, six blocks cut, in bfloat16 where the CPU multiplies it; the references of the two sets of
 configs/demo.yaml, long and short, in the chat template; completion-only loss, the same adapter, optimiser, schedule,
@@ -34,7 +34,7 @@ def high(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 parent = Checkpoint.open(arguments["model"])
 recipe = Sft(
     trainable=Lora(r=16, alpha=32), learning_rate=1e-3, batch_size=8, max_steps=arguments["steps"], max_length=1024,
-    save_every=10**6,
+    save_every=10**6, seed=arguments["seed"],
 )
 examples = encode(read_rows(Path(arguments["data"]), recipe), parent.chat_tokenizer(), recipe)
 def left(model):
@@ -77,6 +77,7 @@ def work():
             output_dir=str(out), per_device_train_batch_size=8, learning_rate=1e-3, lr_scheduler_type="cosine",
             warmup_steps=0.05, max_steps=arguments["steps"], max_length=1024, bf16=dtype == torch.bfloat16,
             gradient_checkpointing=False, use_cpu=True, logging_steps=1, save_strategy="no", report_to="none",
+            seed=arguments["seed"],
         ),
         train_dataset=dataset, processing_class=parent.chat_tokenizer(), callbacks=[clock],
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
@@ -117,7 +118,7 @@ VARIANTS = {
 
 def main() -> None:
     """Measure and print the tables."""
-    asked = options(__doc__, "examples", int, 256, "examples, half of each set")
+    asked = options(__doc__, "examples", int, 256, "examples, half of each set", seed=True)
     config = yaml.safe_load(DEMO.read_text(encoding="utf-8"))["parameters"]
     with tempfile.TemporaryDirectory() as scratch:
         base = demo_model(config)
@@ -130,7 +131,12 @@ def main() -> None:
                     stream.write(
                         json.dumps({"instruction": record.instruction, "response": record.reference}) + "\n"
                     )
-        arguments = {"model": str(pruned.folder), "data": str(data), "steps": asked.examples // 8}
+        arguments = {
+            "model": str(pruned.folder),
+            "data": str(data),
+            "steps": asked.examples // 8,
+            "seed": asked.seed,
+        }
         found = run_variants(VARIANTS, arguments, asked.runs)
     print(table(f"{asked.examples} examples, batch 8, median of {asked.runs}", found, _PLAIN))
     print("\n| | tokens | tokens/s | over TRL | loss on 16 examples before | after |")

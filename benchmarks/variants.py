@@ -39,7 +39,13 @@ def report(work):
 
 
 def options(
-    doc: str | None, size: str, kind: type[int] | type[float], default: float, what: str
+    doc: str | None,
+    size: str,
+    kind: type[int] | type[float],
+    default: float,
+    what: str,
+    *,
+    seed: bool = False,
 ) -> argparse.Namespace:
     """Read a benchmark's command line: how large the job is, and how often it is run.
 
@@ -49,10 +55,13 @@ def options(
         kind: int or float.
         default: the size if none is given.
         what: what the size counts.
+        seed: whether the job has a seed to choose.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(f"--{size}", type=kind, default=default, help=f"{what} (default: {default})")
     parser.add_argument("--runs", type=int, default=3, help="runs of each variant (default: 3)")
+    if seed:
+        parser.add_argument("--seed", type=int, default=0, help="of adapter and order (default: 0)")
     return parser.parse_args()
 
 

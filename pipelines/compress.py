@@ -40,7 +40,7 @@ def compress(
     for dataset in datasets:
         name = dataset.name
         records = steps.generate_self_data(
-            base, _source_of(dataset), dataset.self_data or self_data, id=f"generate_self_data_{name}"
+            base, source_of(dataset), dataset.self_data or self_data, id=f"generate_self_data_{name}"
         )
         accepted, verdict = steps.validate_data(
             records, base, name, dataset.gate or gate, evaluation, id=f"validate_data_{name}"
@@ -53,23 +53,31 @@ def compress(
         shifts.append(steps.measure_shift(accepted, base, name, shift, id=f"measure_shift_{name}"))
         tuned.append(model_)
         tunings.append(record)
-    merged, merging = steps.merge(tuned, merge)
+    merged, merging = steps.merge(tuned, merge, pruned)
     names = ["base", "pruned", *(f"tuned-{dataset.name}" for dataset in datasets), "merged"]
     models = [base, pruned, *tuned, merged]
     scores = [
         steps.evaluate(one, name, evaluation, id=f"evaluate_{name}")
         for name, one in zip(names, models, strict=True)
     ]
+    drifts = [
+        steps.measure_drift(base, one, name, evaluation, id=f"measure_drift_{name}")
+        for name, one in zip(names[1:], models[1:], strict=True)
+        if evaluation.answers
+    ]
+    # A tuned or merged model is as fast as the pruned one: only that is timed.
+    timed = evaluation.speed or evaluation.draft
+    measures = steps.measure_speed(base, pruned, evaluation) if timed else None
     config = CompressConfig(
         model=model, calibration=calibration, importance=importance, prune=prune, datasets=datasets,
         self_data=self_data, gate=gate, shift=shift, tune=tune, evaluation=evaluation, merge=merge, registry=registry,
     )  # fmt: skip
     steps.register(
         models, scores, ranking, plan, data, gates, shifts, tunings, merging, registry,
-        config.model_dump(mode="json"),
+        config.model_dump(mode="json"), drifts, measures,
     )  # fmt: skip
 
 
-def _source_of(dataset: DatasetConfig) -> DatasetSpec:
+def source_of(dataset: DatasetConfig) -> DatasetSpec:
     """Only what says which records: changing a recipe must not generate the data again."""
     return DatasetSpec.model_validate(dataset.model_dump(include=set(DatasetSpec.model_fields)))

@@ -2,7 +2,8 @@
 
 Stages hand each other a `Checkpoint`, never a live module. The digest is the SHA-256 over a canonical
 manifest (every file's path, size and SHA-256), so that it changes when any byte of weights,
-configuration, tokenizer or chat template does.
+configuration, tokenizer or chat template does. The folder `provenance/` at the top holds statements about
+the model (regrow.lineage); they name the digest, so they are not part of it.
 """
 
 import shutil
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+PROVENANCE = "provenance"
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
@@ -163,9 +165,12 @@ class Checkpoint(BaseModel):
         return named
 
     def copy_to(self, out: Path) -> "Checkpoint":
-        """Give `out` the same files: weights linked where the file system allows, small files copied."""
+        """Give `out` the same files: weights linked where the file system allows, small files copied.
+
+        The statements in `provenance/` go along: the copy is the same model.
+        """
         with atomic_folder(out, replace=True) as scratch:
-            for file in _files(self.folder):
+            for file in _every_file(self.folder):
                 target = scratch / file.relative_to(self.folder)
                 if file.suffix == ".safetensors":
                     link_or_copy(file, target)
@@ -202,16 +207,21 @@ def digest_of(folder: Path, known: Mapping[str, str] | None = None) -> str:
 
 
 def copy_small_files(source: Path, target: Path) -> None:
-    """Copy a checkpoint's files but weights, their index, and the model card, which is another model's."""
-    for file in sorted(source.rglob("*")):
-        if file.is_file() and file.suffix != ".safetensors" and file.name not in (tensors.INDEX, "README.md"):
+    """Copy a checkpoint's files but weights, their index, and what tells of that model: card and provenance."""
+    for file in _files(source):
+        if file.suffix != ".safetensors" and file.name not in (tensors.INDEX, "README.md"):
             place = target / file.relative_to(source)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, place)
 
 
-def _files(folder: Path) -> list[Path]:
+def _every_file(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _files(folder: Path) -> list[Path]:
+    provenance = folder / PROVENANCE
+    return [path for path in _every_file(folder) if provenance not in path.parents]
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,7 +5,7 @@ Everything else in the file (settings, steps, model, schedule) is ZenML's own an
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -30,6 +30,7 @@ from regrow.source import DatasetSpec, ModelSpec, TextSpec, pin
 from regrow.tune.recipe import RECIPE_TAGS, Continual, Recipe, Sft
 
 T = TypeVar("T")
+C = TypeVar("C", bound="Ingredients")
 
 
 class DatasetConfig(DatasetSpec):
@@ -40,8 +41,8 @@ class DatasetConfig(DatasetSpec):
     tune: Recipe | None = Field(None, description="replaces the run's tune for this set")
 
 
-class CompressConfig(BaseModel):
-    """Every parameter of the compress pipeline."""
+class Ingredients(BaseModel):
+    """What every pipeline that compresses starts from: a model, data, and how both are looked at."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,19 +51,13 @@ class CompressConfig(BaseModel):
     importance: ImportanceSpec = Field(
         default_factory=lambda: ImportanceSpec(), description="the measurement"
     )
-    prune: PruneSpec = Field(default_factory=lambda: PruneSpec(blocks=6), description="how much is removed")
-    datasets: list[DatasetConfig] = Field(min_length=1, description="instruction sets; one tuned model each")
+    datasets: list[DatasetConfig] = Field(min_length=1, description="instruction sets")
     self_data: SelfDataSpec = Field(
         default_factory=lambda: SelfDataSpec(), description="how answers are rewritten"
     )
     gate: GateSpec = Field(default_factory=lambda: GateSpec(), description="what the data must satisfy")
-    shift: ShiftSpec = Field(
-        default_factory=lambda: ShiftSpec(), description="how far the rewrites lie from the unpruned model"
-    )
-    tune: Recipe = Field(default_factory=lambda: Sft(), description="how the pruned model is fine-tuned")
     evaluation: EvaluateSpec = Field(description="tasks and perplexity, the same for every model")
     merge: MergeSpec = Field(default_factory=lambda: MergeSpec(), description="how tuned models are merged")
-    registry: RegistrySpec = Field(description="where the best candidate is registered")
 
     @field_validator("datasets")
     @classmethod
@@ -71,6 +66,36 @@ class CompressConfig(BaseModel):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"the name {twice[0]!r} is used twice; each dataset needs its own")
         return datasets
+
+    def pinned(self) -> Self:
+        """Return the configuration with the content of every local file written into it.
+
+        A step's cache key holds its parameters: with the SHA-256 of a local file among them, an edited file
+        is not taken for the one that was cached.
+
+        Raises:
+            InputError: a named file or folder is missing.
+        """
+        return self.model_copy(
+            update={
+                "model": pin(self.model),
+                "calibration": pin(self.calibration),
+                "importance": _pinned_importance(self.importance),
+                "datasets": [pin(dataset) for dataset in self.datasets],
+                "evaluation": _pinned_evaluation(self.evaluation),
+            }
+        )
+
+
+class CompressConfig(Ingredients):
+    """Every parameter of the compress pipeline; each dataset gives one tuned model."""
+
+    prune: PruneSpec = Field(default_factory=lambda: PruneSpec(blocks=6), description="how much is removed")
+    shift: ShiftSpec = Field(
+        default_factory=lambda: ShiftSpec(), description="how far the rewrites lie from the unpruned model"
+    )
+    tune: Recipe = Field(default_factory=lambda: Sft(), description="how the pruned model is fine-tuned")
+    registry: RegistrySpec = Field(description="where the best candidate is registered")
 
     @model_validator(mode="after")
     def _every_branch_ends_in_a_model(self) -> "CompressConfig":
@@ -91,48 +116,39 @@ class CompressConfig(BaseModel):
 
     @model_validator(mode="after")
     def _the_cut_can_be_chosen(self) -> "CompressConfig":
-        """What prune needs must be measured: that it is not would show only after a model was downloaded."""
-        cut, measured = self.prune, self.importance
-        search = measured.search
-        if cut.criterion in ("perplexity", "task", "greedy"):
-            if search is None or cut.criterion not in search.criteria:
-                raise ValueError(
-                    f"prune.criterion {cut.criterion} is not measured; add it to importance.search.criteria"
-                )
-            fits = cut.blocks in search.sizes or (
-                cut.criterion == "greedy" and (cut.blocks or 0) <= max(search.sizes)
-            )
-            if cut.blocks is not None and not fits:
-                raise ValueError(
-                    f"prune.blocks {cut.blocks} is not among importance.search.sizes {list(search.sizes)}"
-                )
-        if cut.criterion == "angular_distance_all_tokens" and not measured.all_tokens:
-            raise ValueError(
-                "prune.criterion angular_distance_all_tokens is not measured; set importance.all_tokens"
-            )
-        if cut.needs_width and not measured.width:
-            raise ValueError("prune removes width, which is not measured; set importance.width")
+        check_cut(self.prune, self.importance)
         return self
 
-    def pinned(self) -> "CompressConfig":
-        """Return the configuration with the content of every local file written into it.
+    def pinned(self) -> Self:
+        """Return the configuration with the content of every local file written into it (see Ingredients)."""
+        return super().pinned().model_copy(update={"shift": _pinned_shift(self.shift)})
 
-        A step's cache key holds its parameters: with the SHA-256 of a local file among them, an edited file
-        is not taken for the one that was cached.
 
-        Raises:
-            InputError: a named file or folder is missing.
-        """
-        return self.model_copy(
-            update={
-                "model": pin(self.model),
-                "calibration": pin(self.calibration),
-                "importance": _pinned_importance(self.importance),
-                "datasets": [pin(dataset) for dataset in self.datasets],
-                "shift": _pinned_shift(self.shift),
-                "evaluation": _pinned_evaluation(self.evaluation),
-            }
+def check_cut(cut: PruneSpec, measured: ImportanceSpec) -> None:
+    """Raise unless what a cut needs is measured: that it is not would show only after a model was downloaded.
+
+    Raises:
+        ValueError: names what is missing.
+    """
+    search = measured.search
+    if cut.criterion in ("perplexity", "task", "greedy"):
+        if search is None or cut.criterion not in search.criteria:
+            raise ValueError(
+                f"prune.criterion {cut.criterion} is not measured; add it to importance.search.criteria"
+            )
+        fits = cut.blocks in search.sizes or (
+            cut.criterion == "greedy" and (cut.blocks or 0) <= max(search.sizes)
         )
+        if cut.blocks is not None and not fits:
+            raise ValueError(
+                f"prune.blocks {cut.blocks} is not among importance.search.sizes {list(search.sizes)}"
+            )
+    if cut.criterion == "angular_distance_all_tokens" and not measured.all_tokens:
+        raise ValueError(
+            "prune.criterion angular_distance_all_tokens is not measured; set importance.all_tokens"
+        )
+    if cut.needs_width and not measured.width:
+        raise ValueError("prune removes width, which is not measured; set importance.width")
 
 
 def _pinned_shift(spec: ShiftSpec) -> ShiftSpec:
@@ -149,7 +165,11 @@ def _pinned_importance(spec: ImportanceSpec) -> ImportanceSpec:
 def _pinned_evaluation(spec: EvaluateSpec) -> EvaluateSpec:
     tasks = tuple(_pinned_task(task) for task in spec.tasks)
     text = None if spec.perplexity is None else pin(spec.perplexity)
-    return spec.model_copy(update={"tasks": tasks, "perplexity": text})
+    more = tuple(pin(one) for one in spec.more_texts)
+    answers = spec.answers and spec.answers.model_copy(update={"prompts": pin(spec.answers.prompts)})
+    return spec.model_copy(
+        update={"tasks": tasks, "perplexity": text, "more_texts": more, "answers": answers}
+    )
 
 
 def _pinned_task(task: TaskSpec) -> TaskSpec:
@@ -162,8 +182,12 @@ def _pinned_task(task: TaskSpec) -> TaskSpec:
     return task.model_copy(update=pins)
 
 
-def read_config(path: Path) -> tuple[CompressConfig, dict[str, Any]]:
+def read_config(path: Path, kind: type[C]) -> tuple[C, dict[str, Any]]:
     """Read a run configuration.
+
+    Args:
+        path: a ZenML run-configuration file.
+        kind: the pipeline's parameters.
 
     Returns:
         The checked parameters, and the whole file as ZenML takes it.
@@ -183,7 +207,7 @@ def read_config(path: Path) -> tuple[CompressConfig, dict[str, Any]]:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(loaded, Mapping) or not isinstance(loaded.get("parameters"), Mapping):
         raise InputError(f"{path}: no `parameters` section; see configs/demo.yaml")
-    return parse(CompressConfig, loaded["parameters"], f"{path}: parameters"), dict(loaded)
+    return parse(kind, loaded["parameters"], f"{path}: parameters"), dict(loaded)
 
 
 def parse(kind: type[T], value: Any, where: str) -> T:

@@ -6,6 +6,7 @@ from typing import Any
 
 from regrow.checkpoint import Checkpoint
 from regrow.errors import InputError
+from regrow.evaluate import Measures
 from regrow.evaluate.scores import Scores, recovery_interval
 from regrow.quality import GateResult
 from regrow.registry import Registered
@@ -36,6 +37,7 @@ def summarise(
     data: Sequence[SelfData],
     gates: Sequence[GateResult],
     shifts: Sequence[Shift],
+    measures: Measures,
     registered: Registered,
     *,
     seconds: Mapping[str, float],
@@ -48,6 +50,7 @@ def summarise(
         data: the rewritten sets, before the gate.
         gates: the verdict on each of them, in the same order.
         shifts: rewrites against references in each of them, in the same order.
+        measures: drift, speed and drafting, as far as they were measured.
         registered: the version that was made.
         seconds: wall time by stage.
         peak_memory_bytes: most memory that any stage's processes held.
@@ -69,6 +72,7 @@ def summarise(
             }
             for one, gate, shift in zip(data, gates, shifts, strict=True)
         ],
+        "measures": measures.summary(),
         "seconds": dict(seconds),
         "peak_memory_bytes": peak_memory_bytes,
     }

@@ -22,12 +22,25 @@ def depends_on(*modules: ModuleType, files: Callable[[], str] | None = None) -> 
         modules: the modules that do the step's work; of a package, every module in it.
         files: a function of a module that returns a digest of other files that the work depends on.
     """
+    if not modules:
+        return CachePolicy(cache_func=files)
     sources = [one for module in modules for one in _inside(module)]
-    return CachePolicy(source_dependencies=sources, cache_func=files)
+
+    def code() -> str:
+        found = {one.__name__: sha256_of(Path(str(one.__file__))) for one in sources}
+        return canonical_digest([found, files() if files else None])
+
+    # ZenML finds the function again by its name, in pods too, where importing this module imports every step first. It
+    # cannot find modules there: it takes the last part of a dotted name for an attribute of what stands before.
+    code.__name__ = code.__qualname__ = "_".join(
+        ["code", *(one.__name__.replace(".", "_") for one in modules)]
+    )
+    globals()[code.__name__] = code
+    return CachePolicy(cache_func=code)
 
 
 def _inside(module: ModuleType) -> list[ModuleType]:
-    """Return the modules of a package; its own file only names what they hold, and ZenML cannot find it again."""
+    """Return the modules of a package; its own file only names what they hold."""
     if not hasattr(module, "__path__"):
         return [module]
     names = sorted(found.name for found in pkgutil.iter_modules(module.__path__))

@@ -3,16 +3,17 @@
 from typing import Annotated
 
 import mlflow
-from zenml import step
+from zenml import get_step_context, step
 
 from regrow import tune
 from regrow.checkpoint import Checkpoint
 from regrow.selfdata import SelfData
 from regrow.tune import Recipe
 from regrow.tune.record import TuningRecord
+from regrow.tune.tuned import Tuned
 from steps.caching import depends_on, tuning_files
 from steps.tracking import live, log_stage
-from steps.workspace import fresh, measured, work_dir
+from steps.workspace import measured, work_dir
 
 
 @step(experiment_tracker=True, cache_policy=depends_on(files=tuning_files))
@@ -23,10 +24,15 @@ def fine_tune(
     stage = f"fine_tune.{name}"
     with measured():
         work = work_dir()
-        tuned = tune.tune(
-            pruned, accepted.folder, recipe, fresh(work / "tuned"), work=work / "job", teacher=teacher,
-            follower=live(stage),
-        )  # fmt: skip
+        # A pod that is killed while the result is stored must not cost the training: this run finds it here.
+        out = work / f"tuned-{get_step_context().pipeline_run.id}"
+        tuned = (
+            Tuned.open(out)
+            if out.exists()
+            else tune.tune(
+                pruned, accepted.folder, recipe, out, work=work / "job", teacher=teacher, follower=live(stage)
+            )
+        )
         assert tuned is not None
         assert (
             tuned.checkpoint is not None

@@ -7,7 +7,7 @@ from zenml import step
 from regrow import adapters, records
 from regrow.checkpoint import Checkpoint
 from regrow.selfdata import SelfData, SelfDataSpec, distill, engines, prompts, rewrite, rule
-from regrow.source import DatasetSpec, rows
+from regrow.source import DatasetSpec, origin, rows
 from steps.caching import depends_on, self_data_files
 from steps.tracking import log_stage
 from steps.workspace import measured, work_dir
@@ -25,6 +25,8 @@ def generate_self_data(
         work = work_dir()
         reading = records.read_and_count(dataset)
         shards, counts = work / "shards", reading.counts()
-        data = distill(base, reading.records, dataset.family, spec, work / "data", shards, counts)
+        data = distill(
+            base, reading.records, dataset.family, spec, work / "data", shards, counts, origin(dataset)
+        )
         log_stage(f"generate_self_data.{dataset.name}", dataset, data)
     return data

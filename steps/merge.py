@@ -14,11 +14,15 @@ from steps.workspace import fresh, measured, work_dir
 
 @step(experiment_tracker=True, cache_policy=depends_on(merging))
 def merge(
-    tuned: list[Checkpoint], spec: MergeSpec
+    tuned: list[Checkpoint], spec: MergeSpec, pruned: Checkpoint
 ) -> tuple[Annotated[Checkpoint, "merged"], Annotated[dict[str, Any], "merging"]]:
-    """Interpolate the tuned models tensor by tensor (regrow.merge)."""
+    """Merge the tuned models, which all come from the pruned one, tensor by tensor (regrow.merge)."""
     with measured():
-        result = merging.merge_many(tuned, spec, fresh(work_dir() / "merged"))
-        facts = spec.model_dump(mode="json") | result.model_dump(mode="json", exclude={"checkpoint"})
+        result = merging.merge(
+            tuned, spec, fresh(work_dir() / "merged"), base=pruned if spec.takes_base else None
+        )
+        facts = spec.model_dump(mode="json", exclude_none=True) | result.model_dump(
+            mode="json", exclude={"checkpoint", "spec"}, exclude_none=True
+        )
         log_stage("merge", facts, result.checkpoint)
     return result.checkpoint, facts

@@ -1,5 +1,6 @@
 """The end of a run: the best candidate in both registries, and the account of everything that led to it."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import mlflow
@@ -8,9 +9,12 @@ from zenml.types import HTMLString
 
 from regrow import report
 from regrow.checkpoint import Checkpoint
+from regrow.evaluate import Drift, Measures
 from regrow.evaluate.scores import Scores
 from regrow.files import canonical_digest
 from regrow.importance import LayerImportance
+from regrow.lineage import chain
+from regrow.lineage.values import scores_digest
 from regrow.prune import PrunePlan
 from regrow.quality import GateResult
 from regrow.registry import Registered, RegistrySpec
@@ -18,9 +22,10 @@ from regrow.registry import register as register_model
 from regrow.selfdata import SelfData, Shift
 from regrow.summary import best_candidate, summarise
 from regrow.tune.record import TuningRecord
+from steps import cost, provenance
 from steps.accounts import usage
 from steps.tracking import log_stage
-from steps.workspace import measured
+from steps.workspace import fresh, measured, work_dir
 
 
 @step(experiment_tracker=True, enable_cache=False)
@@ -36,6 +41,8 @@ def register(
     merging: dict[str, Any],
     spec: RegistrySpec,
     config: dict[str, Any],
+    drifts: list[Drift],
+    measures: Measures | None = None,
 ) -> tuple[
     Annotated[Registered, "registered"], Annotated[dict[str, Any], "summary"], Annotated[HTMLString, "report"]
 ]:
@@ -55,33 +62,67 @@ def register(
             log_stage(f"fine_tune.{tuning.dataset}", tuning)
         for score in scores:
             log_stage(f"evaluate.{score.name}", score)
+        for drift in drifts:
+            log_stage(f"measure_drift.{drift.name}", drift)
+        if measures:
+            log_stage("measure_speed", measures)
         log_stage("merge", merging, models[-1])
         best = best_candidate(scores[2:], scores[0])
         chosen = models[scores.index(best)]
-        tags = _tags(best, models, scores, plan, gates, config)
+        tags = _tags(best, models, plan, _trained_on(chosen, gates), config)
+        provenance.log_chain(chosen.folder, _stated(scores, importance))
         run = mlflow.active_run()
         metrics = {"recovery": best.mean / scores[0].mean} if best.scores else {}
         registered = register_model(
-            chosen, spec, tags=tags, metrics=metrics, run_id=run.info.run_id if run else None
-        )
+            chosen, spec, tags=tags, metrics=metrics, run_id=run.info.run_id if run else None,
+            stored=_stored(chosen), documents={"config": config, "plan": plan, "scores": best},
+        )  # fmt: skip
         seconds, peak = usage()
         pairs = list(zip(models, scores, strict=True))
-        summary = summarise(pairs, data, gates, shifts, registered, seconds=seconds, peak_memory_bytes=peak)
-        page = report.run_page(summary, importance, plan, data, gates, shifts, tunings, merging, config)
-        log_metadata(
-            tags | {"mlflow_version": registered.version, "mlflow_uri": registered.uri}, infer_model=True
+        found = (measures or Measures()).model_copy(update={"drifts": tuple(drifts)})
+        summary = summarise(
+            pairs, data, gates, shifts, found, registered, seconds=seconds, peak_memory_bytes=peak
         )
-        get_step_context().model.set_stage("staging", force=True)
+        rows = cost.account()
+        cost.log_account(rows)
+        summary["cost"] = {"stages": rows, "total": cost.total(rows)}
+        page = report.run_page(
+            summary, importance, plan, data, gates, shifts, tunings, merging, config,
+            scores=scores, drifts=drifts, speeds=found.speeds, speculation=next(iter(found.drafts), None),
+        )  # fmt: skip
+        log_metadata(
+            registered.facts | {"mlflow_version": registered.version, "mlflow_uri": registered.uri},
+            infer_model=True,
+        )
         if run:
             mlflow.log_dict(summary, "summary.json")
             mlflow.log_text(page, "report.html")
     return registered, summary, HTMLString(page)
 
 
+def _stored(model: Checkpoint) -> str | None:
+    """Return where the artifact store keeps a model that came in: the folder that is an MLflow model."""
+    for artifact in get_step_context().step_run.inputs["models"]:
+        if artifact.content_hash == model.digest:
+            return str(artifact.uri)
+    return None
+
+
+def _stated(scores: list[Scores], importance: LayerImportance) -> Path:
+    """Collect the statements about the values of this run."""
+    digests = [canonical_digest(importance.model_dump(mode="json")), *map(scores_digest, scores)]
+    return provenance.fetch(digests, fresh(work_dir() / "stated"))
+
+
+def _trained_on(model: Checkpoint, gates: list[GateResult]) -> list[GateResult]:
+    """Return the verdicts on the sets that went into a model, by the statements that it carries."""
+    used = {one.sha256 for statement in chain(model.folder) for one in statement.materials}
+    return [gate for gate in gates if gate.digest in used]
+
+
 def _tags(
     best: Scores,
     models: list[Checkpoint],
-    scores: list[Scores],
     plan: PrunePlan,
     gates: list[GateResult],
     config: dict[str, Any],
@@ -96,7 +137,7 @@ def _tags(
         "regrow.plan": canonical_digest(plan.model_dump(mode="json")),
         "regrow.config": canonical_digest(config),
         **{f"regrow.data.{gate.dataset}": gate.digest for gate in gates},
-        "regrow.scores": canonical_digest([one.summary() for one in scores]),
+        "regrow.scores": scores_digest(best),
         "zenml.run": str(context.pipeline_run.id),
         "zenml.model_version": str(context.model.version),
     }

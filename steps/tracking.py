@@ -16,11 +16,13 @@ from pydantic import BaseModel
 
 from regrow import quality, report
 from regrow.checkpoint import Checkpoint
+from regrow.evaluate import Drift, Measures
 from regrow.evaluate.scores import Scores
 from regrow.importance import LayerImportance
 from regrow.prune import PrunePlan
 from regrow.quality import GateResult
 from regrow.selfdata import SelfData, Shift
+from regrow.study import StudyResult, tables
 from regrow.tune.record import TuningRecord
 
 _log = logging.getLogger(__name__)
@@ -140,13 +142,52 @@ def _(result: TuningRecord) -> Facts:
 
 @facts.register
 def _(result: Scores) -> Facts:
-    metrics = {f"{task}.{_key(score.metric)}": score.value for task, score in result.scores.items()}
+    metrics = {
+        f"{task}.{_key(name)}": value
+        for task, score in result.scores.items()
+        for name, value in {score.metric: score.value, **score.others}.items()
+    }
     if result.perplexity is not None:
         metrics["perplexity"] = result.perplexity
+    metrics |= {f"perplexity.{_key(name)}": value for name, value in result.more_perplexities.items()}
     return Facts(
         params={"digest": result.digest},
         metrics=metrics | {"flops_per_token": result.flops_per_token},
-        texts={"scores.json": result.model_dump_json(indent=2)},
+        texts={"scores.json": result.model_dump_json(indent=2), "scores.html": report.scores_page(result)},
+    )
+
+
+@facts.register
+def _(result: StudyResult) -> Facts:
+    metrics: dict[str, float] = {}
+    for row in result.rows:
+        size = "" if row.records is None else f".{row.records}-records"
+        key = _key(f"{row.blocks}-blocks.{row.arm}{size}")
+        metrics |= {f"{key}.recovery": row.recovery.mean, f"{key}.mean_score": row.mean.mean}
+        if row.perplexity is not None:
+            metrics[f"{key}.perplexity"] = row.perplexity.mean
+    return Facts(params={"base": result.base.digest}, metrics=metrics, texts={"study.md": tables(result)})
+
+
+@facts.register
+def _(result: Drift) -> Facts:
+    flat = _flat(result.summary())
+    return Facts(
+        params={"model": result.model, "base": result.base, "encoder": result.encoder},
+        metrics={key: value for key, value in flat.items() if isinstance(value, int | float)},
+        texts={"drift.json": result.model_dump_json(indent=2), "drift.html": report.drift_page(result)},
+    )
+
+
+@facts.register
+def _(result: Measures) -> Facts:
+    flat = _flat(result.summary())
+    return Facts(
+        metrics={key: value for key, value in flat.items() if isinstance(value, int | float)},
+        texts={
+            "measures.json": result.model_dump_json(indent=2),
+            "measures.html": report.measures_page(result),
+        },
     )
 
 

@@ -1,27 +1,82 @@
 """Where a step works, and what it used: both outlive a killed run or describe a finished one."""
 
+import fcntl
+import itertools
+import logging
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
+from pydantic_core import to_jsonable_python
 from zenml import get_step_context, log_metadata
+
+from regrow import memory
+from regrow.attempts import Attempt
+from regrow.errors import RegrowError
+from regrow.files import canonical_digest
+from regrow.tune.follow import OutOfMemoryError
+from steps import cost
+from steps.preemption import preemptible
+
+log = logging.getLogger(__name__)
+
+_TAKEN: dict[str, int] = {}  # locks of the folders that this process works in, until it ends
 
 
 def work_dir() -> Path:
-    """Return the folder of this step: `$REGROW_WORK` or `runs/work`, then the step's name in the pipeline.
+    """Return the folder of this step's work: below `$REGROW_WORK` or `runs/work`, by the step and by what goes into it.
 
     Shards and training checkpoints stay there until the pipeline has succeeded, so that a run that was
-    killed goes on from them. On a cluster it is a volume that outlives the pod.
+    killed goes on from them. On a cluster it is a volume that outlives the pod. The same step with the same parameters
+    and inputs has the same folder in every run; another run that is at work there at this moment has it alone, and this
+    one takes another.
     """
-    root = Path(os.environ.get("REGROW_WORK", "runs/work")).absolute()
-    folder: Path = root / get_step_context().step_run.name
+    step = get_step_context().step_run
+    place = Path(os.environ.get("REGROW_WORK", "runs/work")).absolute() / step.name
+    key, run = _key(step), str(step.pipeline_run_id)
+    for number in itertools.count(1):
+        folder: Path = place / (key if number == 1 else f"{key}-{number}")
+        if (str(folder) in _TAKEN and folder.exists()) or _take(folder, run):
+            return folder
+    raise AssertionError
+
+
+def _key(step: Any) -> str:
+    """Digest of what goes into a step; not of its code: what is kept there has digests of its own for that."""
+    inputs = {
+        name: [one.content_hash or str(one.id) for one in versions] for name, versions in step.inputs.items()
+    }
+    return canonical_digest([to_jsonable_python(step.config.parameters), inputs])[:12]
+
+
+def _take(folder: Path, run: str) -> bool:
+    """Lock a folder for as long as this process lives; False if another run has it.
+
+    An earlier pod of this very run may still be saving when its successor starts: that one waits.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if os.pread(lock, 64, 0).decode() != run:
+            os.close(lock)
+            return False
+        log.info("%s: an earlier try of this step is still at work there; waiting", folder)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, run.encode(), 0)
+    if (gone := _TAKEN.pop(str(folder), None)) is not None:  # of a folder that an earlier run has cleared
+        os.close(gone)
+    _TAKEN[str(folder)] = lock
+    return True
 
 
 def cache_folder() -> Path:
@@ -37,25 +92,45 @@ def fresh(folder: Path) -> Path:
 
 @contextmanager
 def measured() -> Iterator[None]:
-    """Log the step's wall time and the peak memory of its process tree, in bytes, to ZenML."""
+    """Do a step's work: log what it used, leave it when the pod is asked to stop, and tell why memory did not suffice.
+
+    Wall time and the peak memory of the process tree go to ZenML and MLflow (`steps.cost`), also when the step fails.
+
+    Raises:
+        InterruptedRunError: SIGTERM came.
+        RegrowError: as raised by the work; with limit, peak and estimate if the kernel has killed a process of it.
+    """
     started = time.monotonic()
     done = threading.Event()
-    peak = [0]
+    work = work_dir()
+    attempt, peak, kills = Attempt(work), [0], memory.read().kills or 0
 
     def watch() -> None:
         while True:
             peak[0] = max(peak[0], _tree_memory())
+            attempt.note(peak[0])
             if done.wait(0.5):
                 return
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield
+        with preemptible():
+            yield
+    except RegrowError as error:
+        if isinstance(error, OutOfMemoryError) or (memory.read().kills or 0) > kills:
+            raise type(error)(f"{error}; {memory.words(memory.read(), memory.estimated(work))}") from error
+        raise
     finally:
         done.set()
         watcher.join()
-    log_metadata({"seconds": round(time.monotonic() - started, 2), "peak_memory_bytes": peak[0]})
+        attempt.end()
+        failed = sys.exception() is not None
+        found = cost.facts(time.monotonic() - started, peak[0], attempt.lost)
+        # A server that is away must not hide why the step failed.
+        with suppress(Exception) if failed else nullcontext():
+            log_metadata(found)
+            cost.log_facts(get_step_context().step_run.name, found)
 
 
 def _tree_memory() -> int:

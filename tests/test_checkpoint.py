@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from regrow.checkpoint import Checkpoint
+from regrow.checkpoint import Checkpoint, copy_small_files, manifest
 from regrow.errors import InputError
 from regrow.files import atomic_folder
 from regrow.tensors import ShardWriter, index
@@ -82,6 +82,46 @@ def test_an_unknown_architecture_is_named(tiny):
 def test_a_copy_is_the_same_model(tiny, tmp_path):
     copy = tiny.copy_to(tmp_path / "copy")
     assert Checkpoint.open(copy.folder).digest == tiny.digest
+
+
+def test_provenance_is_about_the_model_and_not_part_of_it(tiny, tmp_path):
+    (tiny.folder / "provenance").mkdir()
+    (tiny.folder / "provenance" / "prune-0123456789abcdef.json").write_text("{}")
+    assert Checkpoint.open(tiny.folder).digest == tiny.digest
+    assert not any("provenance" in name for name in manifest(tiny.folder))
+    assert tiny.summary()["bytes"] == sum(p.stat().st_size for p in tiny.folder.iterdir() if p.is_file())
+    # A copy is the same model and keeps its statements; a model made from it is another and does not.
+    copy = tiny.copy_to(tmp_path / "copy")
+    assert (copy.folder / "provenance" / "prune-0123456789abcdef.json").read_text() == "{}"
+    copy_small_files(tiny.folder, tmp_path / "other")
+    assert (tmp_path / "other" / "config.json").exists()
+    assert not (tmp_path / "other" / "provenance").exists()
+
+
+def test_only_the_folder_at_the_top_is_provenance(tiny):
+    digests = {tiny.digest}
+    (tiny.folder / "sub" / "provenance").mkdir(parents=True)
+    (tiny.folder / "sub" / "provenance" / "x.json").write_text("{}")
+    digests.add(Checkpoint.open(tiny.folder).digest)
+    (tiny.folder / "provenance").write_text("a file of that name")
+    digests.add(Checkpoint.open(tiny.folder).digest)
+    assert len(digests) == 3
+
+
+def test_a_writer_hashes_what_it_writes_as_files_and_tensor_by_tensor(tmp_path):
+    from regrow.files import sha256_of
+    from regrow.lineage.describe import tensor_digests
+
+    wanted = {f"t{i}": torch.randn(50, i + 1) for i in range(5)}
+    layout = {name: ("F32", tuple(tensor.shape)) for name, tensor in wanted.items()}
+    with ShardWriter(tmp_path, layout, max_shard_bytes=1500) as writer:
+        for name, tensor in wanted.items():
+            writer.put(name, tensor)
+    files = {file.name: file for file in tmp_path.glob("*.safetensors")}
+    assert len(files) > 1
+    assert writer.digests == {name: sha256_of(file) for name, file in files.items()}
+    assert writer.tensor_digests == {name: tensor_digests(file) for name, file in files.items()}
+    assert len({one for part in writer.tensor_digests.values() for one in part.values()}) == 5
 
 
 def test_shards_round_trip(tmp_path):

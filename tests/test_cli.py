@@ -1,6 +1,7 @@
 """Each stage as a command, in the order of the pipeline, on a tiny model."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -92,10 +93,18 @@ def test_the_stages_in_a_row(inputs, capfd, monkeypatch):
     assert "this adapter was trained on the model sha256:" in capfd.readouterr().err
     merged = run(capfd, "merge", "one/checkpoint", "two/checkpoint", "--out", "merged")
     assert 0 <= merged["linear_share"] <= 1
-    scored = run(capfd, "evaluate", "model", "merged", "--suite", "suite.yaml")
+    scored = run(capfd, "evaluate", "model", "merged", "--suite", "suite.yaml", "--cache", "kept")
     assert [model["name"] for model in scored["models"]] == ["model", "merged"]
     done = run(capfd, "register", "merged", "--name", "tiny", "--tag", "team=field")
     assert done["digest"] == Checkpoint.open("merged").digest == run(capfd, "digest", "merged")["digest"]
+
+
+def test_a_program_that_calls_main_keeps_its_log(inputs, capfd):
+    logger = logging.getLogger("regrow")
+    before = logger.level, logger.propagate, list(logger.handlers)
+    assert main(["digest", "model"]) == 0
+    assert main(["digest", "nowhere"]) == 2
+    assert (logger.level, logger.propagate, list(logger.handlers)) == before
 
 
 def test_every_way_to_say_how_much_makes_a_plan(inputs, capfd):

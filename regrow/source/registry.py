@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from regrow.checkpoint import PROVENANCE
 from regrow.errors import InputError
 from regrow.files import atomic_folder, cache_dir, canonical_digest, link_or_copy
 from regrow.source.grammar import Source
@@ -55,9 +56,9 @@ def download(source: Source) -> Path:
             parts = _parts(source, got)
             with atomic_folder(out, replace=True) as folder:
                 for part in parts:
-                    for file in sorted(part.iterdir()):
-                        if file.is_file() and not (folder / file.name).exists():
-                            link_or_copy(file.resolve(), folder / file.name)
+                    for file in sorted([*part.iterdir(), *part.glob(f"{PROVENANCE}/*")]):
+                        if file.is_file() and not (target := folder / file.relative_to(part)).exists():
+                            link_or_copy(file.resolve(), target)
     except MlflowException as error:
         raise InputError(_not_found(source, error)) from None
     except OSError as error:

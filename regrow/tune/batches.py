@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from regrow.tune.data import loss_positions
+
 IGNORED = -100  # the label of a token without a loss
 
 
@@ -38,18 +40,19 @@ class Collator:
                 "index": index,
             }
         return {
-            "input_ids": _padded(ids, self.pad),
-            "attention_mask": _padded([torch.ones_like(row) for row in ids], 0),
-            "labels": _padded(labels, IGNORED),
+            "input_ids": padded(ids, self.pad),
+            "attention_mask": padded([torch.ones_like(row) for row in ids], 0),
+            "labels": padded(labels, IGNORED),
             "index": index,
         }
 
 
 def _labels(ids: torch.Tensor, prompt: int) -> torch.Tensor:
     labels = ids.clone()
-    labels[: max(prompt, 1)] = IGNORED  # nothing comes before the first token, in a packed row either
+    labels[: loss_positions(prompt, len(ids)).start + 1] = IGNORED
     return labels
 
 
-def _padded(rows: list[torch.Tensor], value: int) -> torch.Tensor:
+def padded(rows: list[torch.Tensor], value: int) -> torch.Tensor:
+    """Return the rows as one tensor, filled up at their ends with a value."""
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)

@@ -13,12 +13,11 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from regrow.errors import RegrowError
-from regrow.tune.job import EVENT
+from regrow.tune.job import EVENT, WHOLE
 
 if TYPE_CHECKING:
     from regrow.tune.trainer import Trainer
 
-_WHOLE = "whole"  # the file in a checkpoint that is written after all others
 _WINDOW = 10  # steps whose mean loss is looked at
 
 
@@ -81,7 +80,7 @@ class Record(TrainerCallback):  # type: ignore[misc]
         """Mark a checkpoint that every process has written its part of."""
         self._trainer.accelerator.wait_for_everyone()  # each process writes its own random state
         if state.is_world_process_zero:
-            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
+            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / WHOLE).touch()
             tell({"saved": state.global_step})
 
 
@@ -158,9 +157,3 @@ def memory_in_use() -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.memory_reserved())
     return int(psutil.Process().memory_info().rss)
-
-
-def whole_checkpoints(folder: Path) -> list[Path]:
-    """Return the finished checkpoints of an interrupted run, oldest first."""
-    found = [path.parent for path in folder.glob(f"checkpoint-*/{_WHOLE}")]
-    return sorted(found, key=lambda path: int(path.name.split("-")[-1]))

@@ -156,7 +156,9 @@ def _continued(
     log.info("phase 2 of 2: the second set, and what is replayed of the first")
     last = _phase(
         folder / "second",
-        lambda out: train(middle, mixed, second, out, work=folder / "work", teacher=teacher, **common),
+        lambda out: train(
+            middle, mixed, second, out, work=folder / "work", teacher=teacher, mixed_from=files, **common
+        ),
     )
     return first, last
 

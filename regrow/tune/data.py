@@ -65,6 +65,19 @@ class Examples:
         }
 
 
+def loss_positions(prompt: int, length: int) -> range:
+    """Return the positions whose next token has a loss.
+
+    The logits at position p are compared with the token at p + 1, so the first such position is the last
+    of the prompt. No token comes before the first, which therefore never has a loss.
+
+    Args:
+        prompt: tokens of the example without a loss.
+        length: tokens of the example.
+    """
+    return range(max(prompt, 1) - 1, length - 1)
+
+
 def data_file(data: Path) -> Path:
     """Return the file that holds the rows: `data` itself, or the records of a SelfData folder."""
     records = data / "records.parquet"

@@ -148,6 +148,11 @@ def estimate(setting: Setting) -> Estimate:
     )
 
 
+def divisors(number: int) -> list[int]:
+    """Return the divisors of a number, smallest first."""
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
 def largest_micro_batch(setting: Setting, share: int, available: int) -> int:
     """Return how many examples of a step fit into one forward pass; 1 if not even one does.
 
@@ -156,7 +161,7 @@ def largest_micro_batch(setting: Setting, share: int, available: int) -> int:
         share: examples of a step that one process has; the answer divides it.
         available: bytes that may be used.
     """
-    sizes = [size for size in range(1, share + 1) if share % size == 0]
+    sizes = divisors(share)
     low, high = 0, len(sizes)  # sizes[:low] fit, sizes[high:] do not
     while low < high:
         middle = (low + high) // 2

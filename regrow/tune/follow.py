@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from regrow.errors import InputError, InterruptedRunError, RegrowError
 from regrow.files import read_json
-from regrow.tune.job import EVENT, OWNER, Job, Launch, accelerate_config
+from regrow.tune.job import EVENT, OWNER, Job, Launch, accelerate_config, whole_checkpoints
 
 log = logging.getLogger(__name__)
 Follower = Callable[[dict[str, Any]], None]
@@ -201,12 +201,10 @@ def _show(bar: "tqdm[Any]", event: dict[str, Any]) -> None:
 
 
 def _where(job: Job) -> str:
-    saved = sorted(
-        int(path.parent.name.split("-")[-1]) for path in (job.folder / "steps").glob("checkpoint-*/whole")
-    )
+    saved = whole_checkpoints(job.folder)
     if not saved:
         return "tuning was stopped before anything was saved; the same command starts it again"
-    return f"tuning was stopped, and is saved up to step {saved[-1]}; the same command goes on from there"
+    return f"tuning was stopped, and is saved up to step {max(saved)}; the same command goes on from there"
 
 
 def _failure(job: Job, status: int, tail: list[str]) -> RegrowError:

@@ -13,6 +13,8 @@ from regrow.tune.recipe import Phase
 
 # Lines of the worker's output that begin with this are progress, the rest are its libraries' words.
 EVENT = "@regrow "
+# The file in a training checkpoint that is written after all others.
+WHOLE = "whole"
 # The process that asked; a worker ends when it is gone. Not part of the job: on each machine it is another one.
 OWNER = "REGROW_TUNE_OWNER"
 # Whatever decides the weights besides the job itself; a run never resumes across a change of these.
@@ -71,6 +73,12 @@ class Job(BaseModel):
     def accumulation(self) -> int:
         """Forward passes of each process in one optimiser step."""
         return self.recipe.batch_size // (self.micro_batch_size * self.processes)
+
+
+def whole_checkpoints(folder: Path) -> dict[int, Path]:
+    """Return the finished training checkpoints in a job's folder by their step, oldest first."""
+    found = [path.parent for path in folder.glob(f"steps/checkpoint-*/{WHOLE}")]
+    return dict(sorted((int(path.name.rpartition("-")[2]), path) for path in found))
 
 
 def library_versions() -> dict[str, str]:

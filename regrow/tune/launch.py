@@ -9,17 +9,22 @@ a run with any other setting finds nothing.
 import logging
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from regrow.checkpoint import Checkpoint
 from regrow.errors import InputError
-from regrow.files import atomic_folder, link_or_copy, read_json, write_json
+from regrow.files import atomic_folder, link_or_copy, read_json, sha256_of, write_json
+from regrow.lineage import Resource, material, record
 from regrow.tune import data as examples_of
 from regrow.tune.data import Examples
+from regrow.tune.estimate import divisors
 from regrow.tune.follow import Follower, OutOfMemoryError, run
 from regrow.tune.job import Job, Launch
-from regrow.tune.prepare import divisors, prepare, write_job
+from regrow.tune.prepare import prepare, write_job
 from regrow.tune.recipe import Distill, Sft
 from regrow.tune.tuned import Tuned
 
@@ -36,8 +41,13 @@ def train(
     teacher: Checkpoint | None = None,
     launch: Launch | None = None,
     follower: Follower | None = None,
+    mixed_from: Sequence[Path] = (),
 ) -> Tuned | None:
-    """Train once, by one recipe on one dataset; arguments, result and errors as in `regrow.tune.tune`."""
+    """Train once, by one recipe on one dataset; arguments, result and errors as in `regrow.tune.tune`.
+
+    `mixed_from` names the sets that `data` was made of, for the statement.
+    """
+    began = datetime.now(UTC)
     launch = launch or Launch()
     if out.exists():
         raise InputError(f"{out}: already exists; name another --out folder or remove it")
@@ -49,7 +59,9 @@ def train(
         job = _run(job, examples, launch, follower)
     if launch.node_rank:
         return None
-    tuned = _collected(job, examples, out, time.monotonic() - started)
+    models = [checkpoint, teacher] if teacher else [checkpoint]
+    sets = [data, *mixed_from]
+    tuned = _collected(job, examples, out, time.monotonic() - started, models, sets, began)
     shutil.rmtree(job.folder, ignore_errors=True)
     with suppress(OSError):
         work.rmdir()  # only when no other job left its folder in it
@@ -74,13 +86,23 @@ def _run(job: Job, examples: Examples, launch: Launch, follower: Follower | None
                 job.micro_batch_size, smaller, job.recipe.batch_size // (smaller * job.processes),
                 job.recipe.batch_size,
             )  # fmt: skip
+            larger = job.folder
             job = write_job(
                 job.model_copy(update={"micro_batch_size": smaller}), examples, job.folder.parent,
-                read_json(job.folder / "estimate.json"),
+                read_json(larger / "estimate.json"),
             )  # fmt: skip
+            shutil.rmtree(larger, ignore_errors=True)
 
 
-def _collected(job: Job, examples: Examples, out: Path, seconds: float) -> Tuned:
+def _collected(
+    job: Job,
+    examples: Examples,
+    out: Path,
+    seconds: float,
+    models: Sequence[Checkpoint],
+    sets: Sequence[Path],
+    began: datetime,
+) -> Tuned:
     """Make the result's folder of what the workers left.
 
     Links, not moves: a run killed here still finds its finished work.
@@ -93,7 +115,7 @@ def _collected(job: Job, examples: Examples, out: Path, seconds: float) -> Tuned
                     link_or_copy(file, scratch / target / file.relative_to(job.folder / name))
         link_or_copy(job.folder / "log.jsonl", scratch / "log.jsonl")
         merged = (scratch / "checkpoint").exists()
-        summary = {
+        summary: dict[str, Any] = {
             "method": job.recipe.method,
             "trainable": job.recipe.trainable.kind,
             "job": job.digest,
@@ -115,4 +137,35 @@ def _collected(job: Job, examples: Examples, out: Path, seconds: float) -> Tuned
             "versions": job.versions,
         }
         write_json(scratch / "summary.json", summary)
+        if merged:
+            _state(Checkpoint.open(scratch / "checkpoint"), job, summary, models, sets, began)
     return Tuned.open(out)
+
+
+def _state(
+    tuned: Checkpoint,
+    job: Job,
+    summary: dict[str, Any],
+    models: Sequence[Checkpoint],
+    sets: Sequence[Path],
+    began: datetime,
+) -> None:
+    """State which model was tuned on which sets by which recipe."""
+    parts = ("job", "data", "examples", "steps", "tokens", "batch_size", "final_loss", "versions")
+    record(
+        "tune",
+        tuned,
+        [*(material(one, "checkpoint") for one in models), *map(_set, sets)],
+        parameters=job.recipe.model_dump(mode="json"),
+        details={name: summary[name] for name in parts if name in summary}
+        | {"parent": job.parent, "teacher": job.teacher},
+        started=began,
+        inherit=[*(one.folder for one in models), *sets],
+    )
+
+
+def _set(data: Path) -> Resource:
+    """Describe a training set, by what names it: a folder by its rows, a file by its bytes."""
+    if (summary := data / "summary.json").exists():
+        return material(data, "dataset", digest=read_json(summary)["digest"])
+    return material(data, "dataset", digest=sha256_of(data) if data.is_file() else None)

@@ -39,14 +39,23 @@ def load_for_training(parent: Checkpoint, spec: Any, dtype: str, *, checkpointin
         model = _in_four_bits(parent, checkpointing=checkpointing)
     else:
         model = parent.load(dtype=dtype, device="cpu")
+    if isinstance(spec, Lora) and spec.kind == "dora":
+        _check_rows(model)
+    return make_trainable(model, spec, parent, checkpointing=checkpointing)
+
+
+def make_trainable(model: "PreTrainedModel", spec: Any, parent: Checkpoint, *, checkpointing: bool) -> Any:
+    """Make the recipe's weights, and no others, trainable, in float32; arguments and result as in `load_for_training`.
+
+    Raises:
+        InputError: the model has not what the recipe trains.
+    """
     model.config.use_cache = False
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    if isinstance(spec, Lora) and spec.kind == "dora":
-        _check_rows(model)
     if isinstance(spec, Lora | Prefix):
-        return with_adapter(model, spec, parent).train()
-    chosen = set(chosen_weights(model, spec, parent.blocks))
+        return _with_adapter(model, spec, parent).train()
+    chosen = set(_chosen(model, spec, parent.blocks))
     for name, weight in model.named_parameters():
         weight.requires_grad_(name in chosen)
         if name in chosen:
@@ -73,12 +82,7 @@ def _in_four_bits(parent: Checkpoint, *, checkpointing: bool) -> "PreTrainedMode
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
 
 
-def with_adapter(model: "PreTrainedModel", spec: Lora | Prefix, parent: Checkpoint) -> Any:
-    """Return the model in PEFT's wrapper, with the recipe's adapter.
-
-    Raises:
-        InputError: the model has not the blocks or layers that the recipe names.
-    """
+def _with_adapter(model: "PreTrainedModel", spec: Lora | Prefix, parent: Checkpoint) -> Any:
     from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 
     if isinstance(spec, Prefix):
@@ -152,12 +156,8 @@ def _block_prefixes(model: "PreTrainedModel", blocks: tuple[int, ...], depth: in
     return [f"{names[id(modules[block])]}." for block in blocks]
 
 
-def chosen_weights(model: "PreTrainedModel", spec: Any, depth: int) -> list[str]:
-    """Return the names of the weights that train; of a shared matrix, the one under which the model lists it.
-
-    Raises:
-        InputError: the model has not what the recipe trains.
-    """
+def _chosen(model: "PreTrainedModel", spec: Any, depth: int) -> list[str]:
+    """Names of the weights that train; of a shared matrix, the one under which the model lists it."""
     names = [name for name, _ in model.named_parameters()]
     if isinstance(spec, Full):
         if spec.blocks is None:

@@ -95,11 +95,6 @@ def write_job(job: Job, examples: Examples, work: Path, expected: dict[str, Any]
     return job
 
 
-def divisors(number: int) -> list[int]:
-    """Return the divisors of a number, smallest first."""
-    return [n for n in range(1, number + 1) if number % n == 0]
-
-
 def _fitted(setting: Setting, share: int, launch: Launch) -> tuple[Setting, Estimate]:
     """Choose sharding and the forward pass where they are left to us; refuse what cannot fit."""
     try:

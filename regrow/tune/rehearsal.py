@@ -27,7 +27,7 @@ from regrow.anatomy import decoder_blocks
 from regrow.checkpoint import Checkpoint
 from regrow.tune import losses, parameters
 from regrow.tune.objective import in_type
-from regrow.tune.recipe import Distill, Lora, Prefix, Sft
+from regrow.tune.recipe import Distill, Lora, Sft
 from regrow.tune.states import Probe
 
 # NF4 with double quantization (arXiv 2305.14314): 4 bits, 8 bits for each 64 weights, 32 for each 256 of these.
@@ -161,19 +161,8 @@ def _student(parent: Checkpoint, recipe: Sft | Distill, dtype: str) -> _Model:
     four_bits = isinstance(spec, Lora) and spec.kind == "qlora"
     if four_bits:
         _widen_unquantized(model)
-    if recipe.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    if isinstance(spec, Lora | Prefix):
-        model = parameters.with_adapter(model, spec, parent)
-    else:
-        chosen = set(parameters.chosen_weights(model, spec, parent.blocks))
-        for name, weight in model.named_parameters():
-            weight.requires_grad_(name in chosen)
-            if name in chosen:
-                weight.data = weight.data.float()
-        if recipe.gradient_checkpointing:
-            model.enable_input_require_grads()
-    return _sorted(model.train(), parent, four_bits=four_bits)
+    model = parameters.make_trainable(model, spec, parent, checkpointing=recipe.gradient_checkpointing)
+    return _sorted(model, parent, four_bits=four_bits)
 
 
 def _empty(checkpoint: Checkpoint, dtype: str) -> Any:

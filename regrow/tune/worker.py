@@ -22,7 +22,7 @@ from regrow.checkpoint import Checkpoint
 from regrow.errors import InputError, RegrowError
 from regrow.files import read_json, write_json
 from regrow.tune.data import Examples, load_examples, order
-from regrow.tune.job import OWNER, Job
+from regrow.tune.job import OWNER, Job, whole_checkpoints
 from regrow.tune.recipe import Distill
 from regrow.tune.tuned import read_log
 
@@ -62,7 +62,7 @@ def train(job: Job) -> None:
     import torch
 
     from regrow.tune.batches import Collator
-    from regrow.tune.callbacks import tell, whole_checkpoints
+    from regrow.tune.callbacks import tell
     from regrow.tune.fuse import check_stored
     from regrow.tune.parameters import load_for_training, trained
     from regrow.tune.trainer import Trainer
@@ -89,8 +89,8 @@ def train(job: Job) -> None:
         "trained_tensors": len(weights),
     }
     del weights
-    done = whole_checkpoints(job.folder / "steps")
-    resume = done[-1] if done else None
+    done = whole_checkpoints(job.folder)
+    reached = max(done, default=0)
     trainer = Trainer(
         model=model,
         args=settings,
@@ -101,9 +101,9 @@ def train(job: Job) -> None:
         objective=objective,
         rows=examples.rows,
         depth=parent.blocks,
-        earlier=_log_until(job.folder / "log.jsonl", resume),
+        earlier=_log_until(job.folder / "log.jsonl", reached),
     )
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    trainer.train(resume_from_checkpoint=str(done[reached]) if done else None)
     if trainer.stop.done:
         if rank == 0:
             write_json(job.folder / "interrupted.json", {"step": trainer.state.global_step})
@@ -126,7 +126,7 @@ def train(job: Job) -> None:
             "dtype": job.dtype,
             "device": job.device,
             "processes": job.processes,
-            "resumed_from": int(resume.name.split("-")[-1]) if resume else 0,
+            "resumed_from": reached,
             "peak_bytes": peak,
             "gpu_peak_bytes": gpu_peak,
         }
@@ -276,9 +276,9 @@ def _settings(job: Job) -> "SFTConfig":
     )
 
 
-def _log_until(path: Path, resume: Path | None) -> list[dict[str, Any]]:
+def _log_until(path: Path, last: int) -> list[dict[str, Any]]:
     """Keep of an interrupted run's log what its checkpoint knows."""
-    if resume is None or not path.exists():
+    if not last or not path.exists():
         return []
     entries = []
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -286,7 +286,6 @@ def _log_until(path: Path, resume: Path | None) -> list[dict[str, Any]]:
             entries.append(json.loads(line))
         except ValueError:
             break  # the line that the kill cut short
-    last = int(resume.name.split("-")[-1])
     return [entry for entry in entries if entry["step"] <= last]
 
 

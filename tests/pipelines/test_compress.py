@@ -90,7 +90,39 @@ def test_the_control_plane_holds_the_same_digests(finished):
     metadata, stage = json.loads(project.python(code).splitlines()[-1])
     assert metadata["regrow.digest"] == summary["registered"]["digest"]
     assert metadata["mlflow_version"] == summary["registered"]["version"]
-    assert stage == "staging"
+    assert stage is None  # a candidate: promotion gives stages
+
+
+def test_the_registered_version_is_audited_back_to_its_sources_in_both_registries(finished):
+    project, _, summary = finished
+    done = project.regrow("audit", "models:/tiny-regrow@challenger", "--json")
+    result = json.loads(done.stdout)
+    assert result["failures"] == []
+    assert (done.returncode, result["verified"]) == (0, True)
+    assert result["digest"] == summary["registered"]["digest"]
+    stages = [link["stage"] for link in result["chain"]]
+    assert {"load_model", "prune", "distill", "validate", "tune"} <= set(stages)
+    passed = {one["what"] for one in result["checks"] if one["outcome"] == "passed"}
+    assert passed >= {
+        "digest of the version", "statement of the version", "regrow.base", "regrow.pruned", "regrow.plan",
+        "configuration", "evaluation", "statement of the evaluation", "promotion record", "ZenML",
+    }  # fmt: skip
+
+
+def test_promotion_moves_alias_and_stage_and_the_audit_agrees(finished):
+    project, _, _ = finished
+    refused = project.regrow("promote", "tiny-regrow", "@challenger", "--to", "champion", "--json")
+    assert refused.returncode in (0, 3), refused.stderr
+    if refused.returncode == 3:
+        forced = ("--force", "--reason", "a tiny random model passes no margin")
+        done = project.regrow("promote", "tiny-regrow", "@challenger", "--to", "champion", *forced)
+        assert done.returncode == 0, done.stdout + done.stderr
+    code = (
+        "from zenml.client import Client\nprint(Client().get_model_version('tiny-regrow', 'production').name)"
+    )
+    assert project.python(code).splitlines()[-1] == "1"
+    done = project.regrow("audit", "models:/tiny-regrow@champion", "--json")
+    assert json.loads(done.stdout)["failures"] == []
 
 
 def test_generation_does_not_wait_for_pruning(finished):
@@ -156,6 +188,7 @@ def test_the_users_own_zenml_keeps_its_active_stack(finished):
     assert project.python(code).splitlines()[-1] == "default"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("sign", ["Step `prune` has started", "Step `fine_tune_plants` has started"])
 def test_a_killed_run_is_completed_by_running_it_again(tmp_path, sign):
     project = Project(tmp_path)

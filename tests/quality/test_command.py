@@ -50,6 +50,7 @@ def test_quarantine_leaves_the_accepted_set_too(folder, capfd):
     assert status == 0
     assert {file.name for file in (folder / "out").iterdir()} == {
         *DOCUMENTS,
+        "provenance",
         "records.parquet",
         "summary.json",
     }

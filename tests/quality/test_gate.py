@@ -54,6 +54,7 @@ def test_a_good_set_passes_whole(tmp_path):
         "gate.html",
         "data_docs.html",
         "quarantine.jsonl",
+        "provenance",
     }
     assert {file.name for file in (tmp_path / "out").iterdir()} == names
     assert (tmp_path / "out/quarantine.jsonl").read_text() == ""
@@ -176,7 +177,11 @@ def test_secrets_are_masked_everywhere(tmp_path):
 def test_documents_can_lie_elsewhere(tmp_path):
     data = saved(tmp_path, rows())
     pass_gate(data, GateSpec(), "fruit", tmp_path / "out", tmp_path / "documents")
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"records.parquet", "summary.json"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "records.parquet",
+        "summary.json",
+        "provenance",
+    }
     assert (tmp_path / "documents/data_docs.html").exists()
 
 

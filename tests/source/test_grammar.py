@@ -36,6 +36,7 @@ def test_grammar():
     assert (source.kind, source.name, source.version, source.part) == ("mlflow", "small", "", "champion")
     assert parse("mlflow:models:/small/3").version == "3"
     assert parse("data/train.jsonl").kind == "local"
+    assert (parse("s3://bucket/data/train.jsonl").kind, parse("gs://b/model/").name) == ("store", "b/model")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,9 @@ def test_grammar():
         ("pypi:a==1#../b", "relative and without"),
         ("pypi:a==1#/b", "relative and without"),
         ("mlflow:a/1", "not a registry source"),
-        ("s3://bucket/data.jsonl", "unknown kind of source 's3'"),
+        ("ftp://host/data.jsonl", "unknown kind of source 'ftp'"),
+        ("s3://bucket", "not a store's source"),
+        ("s3://bucket/data?versionId=1", "not a store's source"),
         ("", "empty"),
     ],
 )
@@ -61,7 +64,7 @@ def test_grammar_refuses(text, message):
 
 @given(st.text())
 def test_grammar_never_crashes(text):
-    for scheme in ("", "hub:", "pypi:", "mlflow:"):
+    for scheme in ("", "hub:", "pypi:", "mlflow:", "s3:"):
         try:
             source = parse(scheme + text)
         except InputError:

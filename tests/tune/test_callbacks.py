@@ -4,16 +4,19 @@ from types import SimpleNamespace
 import pytest
 
 from regrow.errors import RegrowError
-from regrow.tune.callbacks import Divergence, whole_checkpoints
+from regrow.tune.callbacks import Divergence
+from regrow.tune.job import whole_checkpoints
 
 
 def test_only_whole_checkpoints_count(tmp_path: Path):
     for step in (5, 10, 100):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    (tmp_path / "checkpoint-5" / "whole").touch()
-    (tmp_path / "checkpoint-10" / "whole").touch()
-    assert [path.name for path in whole_checkpoints(tmp_path)] == ["checkpoint-5", "checkpoint-10"]
-    assert whole_checkpoints(tmp_path / "none") == []
+        (tmp_path / "steps" / f"checkpoint-{step}").mkdir(parents=True)
+    (tmp_path / "steps" / "checkpoint-5" / "whole").touch()
+    (tmp_path / "steps" / "checkpoint-10" / "whole").touch()
+    found = whole_checkpoints(tmp_path)
+    assert list(found) == [5, 10]
+    assert [path.name for path in found.values()] == ["checkpoint-5", "checkpoint-10"]
+    assert whole_checkpoints(tmp_path / "none") == {}
 
 
 class TestDivergence:

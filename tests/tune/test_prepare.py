@@ -71,6 +71,7 @@ def test_what_does_not_fit_after_all_goes_on_in_smaller_passes(tmp_path: Path, d
     assert done.summary["batch_size"] == 8 and done.summary["steps"] == 3
     assert "going on with 2, 4 times a step: a step has 8 examples as before" in caplog.text
     assert done.summary["estimated_bytes"] > 0 and done.summary["peak_bytes"] > 0
+    assert not list(tmp_path.glob(".out*"))  # nothing of the run that did not fit
     with pytest.raises(OutOfMemoryError):  # asked for by number, it is not changed
         tune(parent, data, recipe, tmp_path / "other")
 

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from regrow.checkpoint import Checkpoint
-from regrow.errors import InputError
 from regrow.tune.recipe import BitFit, Distill, Full, HeadAndLastK, Lora, Prefix, Sft
 from tests.families import FAMILIES
 from tests.tiny import tiny_checkpoint
@@ -169,7 +168,7 @@ class TestASplitStepIsTheSameStep:
             {"1x8": {}, "2x4": {"micro_batch_size": 4}, "4x2": {"micro_batch_size": 2}},
         )  # fmt: skip
         assert [run.job.accumulation for run in runs.values()] == [1, 2, 4]
-        same(runs)
+        assert differing(runs) == []
 
     def test_packed_is_unpadded(self, tmp_path: Path, models):
         runs = self.runs(
@@ -177,7 +176,7 @@ class TestASplitStepIsTheSameStep:
             {"alone": {"micro_batch_size": 1}, "padded": {}, "packed": {"packing": True},
              "packed by four": {"packing": True, "micro_batch_size": 4}},
         )  # fmt: skip
-        same(runs)
+        assert differing(runs) == []
 
     def test_computing_activations_twice(self, tmp_path: Path, models):
         for trainable in (Lora(r=4), Full()):
@@ -185,41 +184,21 @@ class TestASplitStepIsTheSameStep:
                 tmp_path / trainable.kind, models, recipe_of(max_steps=3, trainable=trainable),
                 {"kept": {}, "twice": {"gradient_checkpointing": True}},
             )  # fmt: skip
-            same(runs)
+            assert differing(runs) == []
 
 
-def same(runs: dict) -> None:
+def differing(runs: dict) -> list[str]:
+    """What of the runs' losses and weights is not the first one's."""
     first, *others = runs.values()
     assert first.losses[-1] < first.losses[0]
+    found = []
     for run in others:
-        assert run.losses == pytest.approx(first.losses, rel=1e-4)
+        found += ["losses"] * (run.losses != pytest.approx(first.losses, rel=1e-4))
         weights = run.weights()
-        for name, weight in first.weights().items():
-            # AdamW divides by the gradient's own size: where that is next to nothing, rounding decides the sign.
-            torch.testing.assert_close(weights[name], weight, rtol=1e-2, atol=2e-3)
-
-
-def test_what_cannot_be_written_back_is_refused_before_training(tmp_path: Path):
-    from tests.families import DEPTH_ONLY
-
-    experts = tiny_checkpoint(tmp_path / "m", family="mixtral", **DEPTH_ONLY["mixtral"])
-    with pytest.raises(InputError, match=r"trainable: .* has no tensor .*mlp.*take lora"):
-        train(experts, sentences(tmp_path / "d.jsonl"), recipe_of(trainable=Full()), tmp_path)
-    lora = train(experts, sentences(tmp_path / "d.jsonl"), recipe_of(), tmp_path)
-    assert lora.losses[-1] < lora.losses[0]
-    assert {name.split(".")[-3] for name in lora.weights()} == {"q_proj", "k_proj", "v_proj", "o_proj"}
-
-
-def test_dora_refuses_rows_without_a_direction(tmp_path: Path):
-    parent = tiny_checkpoint(tmp_path / "m")
-    name = "model.layers.1.self_attn.v_proj.weight"
-    weights = weights_of(parent)
-    weights[name][3] = 0
-    save_file(weights, parent.folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"layers\.1\.self_attn\.v_proj has a row of zeros"):
-        train(
-            Checkpoint.open(parent.folder),
-            sentences(tmp_path / "d.jsonl"),
-            recipe_of(trainable=Lora(kind="dora")),
-            tmp_path,
-        )
+        # AdamW divides by the gradient's own size: where that is next to nothing, rounding decides the sign.
+        found += [
+            name
+            for name, weight in first.weights().items()
+            if not torch.allclose(weights[name], weight, rtol=1e-2, atol=2e-3)
+        ]
+    return found

@@ -12,8 +12,8 @@ import torch
 
 from regrow.checkpoint import Checkpoint
 from regrow.errors import InputError, RegrowError
-from regrow.tune.data import Examples
-from regrow.tune.teacher import TopKLogits, loss_positions, same_vocabulary, write_top_k
+from regrow.tune.data import Examples, loss_positions
+from regrow.tune.teacher import TopKLogits, same_vocabulary, write_top_k
 from tests.families import SPREAD
 from tests.tiny import tiny_checkpoint
 

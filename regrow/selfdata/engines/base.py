@@ -4,7 +4,7 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -38,6 +38,8 @@ class Generation:
 
     `finished` says that it ended by itself. `overlong` says that prompt and answer do not fit in the
     context, so nothing was generated. `seed` is the one that it was sampled with, -1 for greedy decoding.
+    `ids` are the generated tokens with the end token, where the engine knows them (a server sends text); they
+    do not count when two are compared.
     """
 
     text: str
@@ -46,6 +48,7 @@ class Generation:
     prompt_tokens: int
     overlong: bool = False
     seed: int = -1
+    ids: tuple[int, ...] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class Engine(ABC):
         self._tokenizer: PreTrainedTokenizerBase = checkpoint.chat_tokenizer()
         config = checkpoint.config.get("text_config", checkpoint.config)
         self._context: int = config.get("max_position_embeddings") or 2**31
-        self._ends = _end_tokens(checkpoint, self._tokenizer)
+        self._ends = end_tokens(checkpoint, self._tokenizer)
         # Fast tokenizers raise "Already borrowed" when two threads use one.
         self._tokenizing = threading.Lock()
 
@@ -151,10 +154,12 @@ class Engine(ABC):
         """Return what generated tokens say, special ones left out."""
         with self._tokenizing:
             text = str(self._tokenizer.decode(tokens, skip_special_tokens=True))
-        return Generation(text, len(tokens), finished, len(request.prompt), seed=request.seed)
+        return Generation(
+            text, len(tokens), finished, len(request.prompt), seed=request.seed, ids=tuple(tokens)
+        )
 
 
-def _end_tokens(checkpoint: "Checkpoint", tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+def end_tokens(checkpoint: "Checkpoint", tokenizer: "PreTrainedTokenizerBase") -> set[int]:
     """Collect what ends an answer: the end tokens of generation config, configuration and tokenizer."""
     stated: list[Any] = [tokenizer.eos_token_id]
     for name in ("generation_config.json", "config.json"):

@@ -31,14 +31,15 @@ class TransformersEngine(Engine):
     Args:
         checkpoint: the model; on CUDA when there is one.
         batch_size: most sequences in a batch; None takes what fits into the memory that is free.
+        model: the checkpoint's model where it is loaded already.
     """
 
     name = "transformers"
     in_flight = 0
 
-    def __init__(self, checkpoint: "Checkpoint", *, batch_size: int | None = None) -> None:
+    def __init__(self, checkpoint: "Checkpoint", *, batch_size: int | None = None, model: Any = None) -> None:
         super().__init__(checkpoint)
-        self._model: Any = checkpoint.load()
+        self._model: Any = checkpoint.load() if model is None else model
         self._most_rows = batch_size or _MOST_ROWS[self._model.device.type]
         self._row_bytes, self._token_bytes = _footprint(self._model)
         # The allocator needs slack, and a CPU's memory belongs to other processes too.

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from regrow import tensors
 from regrow.errors import InputError
 from regrow.files import atomic_file, read_json, write_json
+from regrow.tune.data import loss_positions
 
 if TYPE_CHECKING:
     import torch
@@ -33,19 +34,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 SETTINGS = "store.json"
 _TYPES = {"ids": "I32", "logprobs": "F16", "mass": "F32", "offsets": "I64"}
-
-
-def loss_positions(prompt: int, length: int) -> range:
-    """Return the positions whose next token has a loss.
-
-    The logits at position p are compared with the token at p + 1, so the first such position is the last
-    of the prompt. No token comes before the first, which therefore never has a loss.
-
-    Args:
-        prompt: tokens of the example without a loss.
-        length: tokens of the example.
-    """
-    return range(max(prompt, 1) - 1, length - 1)
 
 
 def bounds(tokens: Sequence[Sequence[int]], prompts: Sequence[int]) -> list[int]:

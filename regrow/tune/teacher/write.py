@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 from regrow import device as devices
 from regrow.checkpoint import Checkpoint
 from regrow.errors import InputError, RegrowError
-from regrow.tune.data import Examples
-from regrow.tune.teacher.store import Settings, bounds, is_whole, loss_positions, shard_file, write_shard
+from regrow.tune.data import Examples, loss_positions
+from regrow.tune.teacher.store import Settings, bounds, is_whole, shard_file, write_shard
 from regrow.tune.teacher.vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 # Logits that exist at one time: 64 MiB in float32.
@@ -83,7 +82,7 @@ def write_top_k(
             continue
         if file.exists():
             log.warning("%s: damaged; this shard is written again", file)
-        model = model or _Teacher(teacher.load(dtype=settings.dtype, device=device), settings)
+        model = model or _Teacher(teacher, device, settings)
         write_shard(file, _shard(model, texts, starts, offsets, max_tokens, done, total, progress))
         done += len(part)
 
@@ -180,12 +179,14 @@ def _batches(lengths: list[int], offsets: list[int], max_tokens: int) -> Iterato
 class _Teacher:
     """A loaded model that gives top-k log-probabilities, a few rows of logits at a time."""
 
-    def __init__(self, model: "PreTrainedModel", settings: Settings) -> None:
+    def __init__(self, teacher: Checkpoint, device: str | None, settings: Settings) -> None:
         from regrow.tune.losses.head import head_of
+        from regrow.tune.states import Probe
 
-        self.model = model
+        self.model = teacher.load(dtype=settings.dtype, device=device)
         self.settings = settings
-        self.head = head_of(model)
+        self.head = head_of(self.model)
+        self._probe = Probe(self.model, teacher.blocks)
         self._checked = False
 
     def top_k(
@@ -217,29 +218,17 @@ class _Teacher:
         """Return what goes into the output head, (texts, longest, width)."""
         import torch
 
-        longest = max(map(len, texts))
-        ids = torch.tensor([text + [0] * (longest - len(text)) for text in texts])
-        mask = torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in texts])
-        seen: list[torch.Tensor] = []
+        from regrow.tune.batches import padded
 
-        def last_only(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-            # The model goes on with one position: logits of all of them would be larger than the model.
-            seen.append(inputs[0])
-            return (inputs[0][:, -1:], *inputs[1:])
-
-        handle = self.model.get_output_embeddings().register_forward_pre_hook(last_only)
-        try:
-            where = self.model.device
-            output = self.model(input_ids=ids.to(where), attention_mask=mask.to(where), use_cache=False)
-        finally:
-            handle.remove()
-        if len(seen) != 1 or seen[0].shape[:2] != ids.shape:
-            raise RegrowError(
-                f"{type(self.model).__name__}: its output head is not called once for all positions"
-            )
+        ids = [torch.tensor(text, device=self.model.device) for text in texts]
+        mask = padded([torch.ones_like(row) for row in ids], 0)
+        output = self.model(input_ids=padded(ids, 0), attention_mask=mask, use_cache=False)
+        states = self._probe.taken().last
+        if states.shape[:2] != mask.shape:
+            raise RegrowError(f"{type(self.model).__name__}: its output head is not called for all positions")
         if not self._checked:
-            self._check(seen[0][:, -1], output.logits[:, -1])
-        return seen[0]
+            self._check(states[:, 0], output.logits[:, 0])
+        return states
 
     def _check(self, state: "torch.Tensor", theirs: "torch.Tensor") -> None:
         """Compare our logits with the model's own, which may do something after the head that we do not know."""

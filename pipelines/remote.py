@@ -1,0 +1,128 @@
+"""What is different when the active stack runs steps in pods: what they may read, how they are set, how they fail."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+from zenml.client import Client
+from zenml.enums import ExecutionStatus, StackComponentType
+from zenml.models import PipelineRunResponse, StackResponse
+from zenml.pipelines.pipeline_definition import Pipeline
+
+from infra.stacks import launching, reaching, schema
+from infra.stacks.podstates import stop_leftovers, troubles
+from regrow.errors import GateFailedError, InputError, RegrowError
+from regrow.files import canonical_digest
+
+_NEEDS = {
+    "kubernetes": ("kubernetes", "kubernetes"),
+    "kubeflow": ("kfp", "kubeflow"),
+    "regrow-kubeflow": ("kfp", "kubeflow"),
+}
+
+
+def demand_reachable(parameters: BaseModel) -> None:
+    """Refuse parameters that name files or servers of this machine, where steps run on others.
+
+    Raises:
+        InputError: names the fields.
+    """
+    registered = Client().active_stack_model
+    if _is_remote(registered):
+        stack = _file(registered)
+        reaching.demand_reachable(parameters, registered.name, stack.cache if stack else None)
+
+
+def demand_server(name: str | None) -> None:
+    """Refuse a stack of pods that could not report to ZenML, or that this environment cannot speak to.
+
+    Raises:
+        InputError: says what to install, or to connect to a server.
+    """
+    registered = Client().active_stack_model
+    if not _is_remote(registered):
+        return
+    for components in registered.components.values():
+        for component in components:
+            module, extra = _NEEDS.get(component.flavor_name, ("zenml", ""))
+            if find_spec(module) is None:
+                raise InputError(f"--stack {name} needs the package {module}: pip install 'regrow[{extra}]'")
+    if Client().zen_store.is_local_store():
+        raise InputError(
+            f"--stack {name} runs in pods, which cannot reach ZenML's database on this machine; connect to a "
+            "ZenML server (zenml login URL, or ZENML_STORE_URL and ZENML_STORE_API_KEY) and register the stack there"
+        )
+
+
+def with_stages(pipeline: Pipeline, parameters: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Return a run configuration with the active stack's settings for each stage under its own.
+
+    Args:
+        pipeline: whose steps are set.
+        parameters: of the run.
+        own: the run configuration as the user wrote it.
+
+    Raises:
+        InputError: the two do not fit together.
+    """
+    registered = Client().active_stack_model
+    stack = _file(registered)
+    if stack is None or not stack.stages:
+        return own
+    # The steps that these parameters give, by name; the function says the stage.
+    plan = pipeline.copy()
+    plan.prepare(**parameters)
+    functions = {name: one.step.entrypoint.__name__ for name, one in plan.invocations.items()}
+    # The same command finds the unfinished work of its last try, as it does on one machine.
+    work = f"{pipeline.name}-{canonical_digest(to_jsonable_python(parameters))[:12]}"
+    return launching.configured(stack, registered, functions, own, work=work)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn what ZenML raises about an orchestrator that failed elsewhere into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_remote(Client().active_stack_model):
+            raise
+        raise RegrowError(f"the run could not be started or watched: {error}") from error
+
+
+def demand_success(run: PipelineRunResponse) -> None:
+    """Raise what ended a run elsewhere; on one machine, the step itself has raised it.
+
+    Raises:
+        GateFailedError: a gate was not passed.
+        RegrowError: a step failed, its pod was killed or never ran.
+    """
+    if run.status == ExecutionStatus.COMPLETED:
+        return
+    pods = troubles(run.id)
+    stop_leftovers(run.id)
+    said = []
+    for name, step in run.steps.items():
+        if step.status != ExecutionStatus.FAILED:
+            continue
+        info = step.exception_info
+        if info and str(info.source).endswith("GateFailedError"):
+            raise GateFailedError(str(info.message))
+        reasons = [info.message if info else None, *pods.pop(name, [])]
+        said.append(f"{name}: {'; '.join(filter(None, reasons)) or 'its pod is gone'}")
+    said += [f"{name}: {'; '.join(lines)}" for name, lines in pods.items()]
+    raise RegrowError(
+        f"the run {run.name} is {run.status.value}: {' | '.join(said) or 'see its log in ZenML'}. The same command "
+        "goes on from the steps that are finished"
+    )
+
+
+def _is_remote(registered: StackResponse) -> bool:
+    orchestrator = registered.components[StackComponentType.ORCHESTRATOR][0]
+    return orchestrator.flavor_name not in ("local", "local_docker")
+
+
+def _file(registered: StackResponse) -> schema.StackFile | None:
+    return schema.load(registered.name) if registered.name in schema.names() else None

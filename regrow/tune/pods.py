@@ -1,0 +1,131 @@
+"""One training run on several pods: what they share, the command that each runs, and which of them this one is.
+
+The pods meet over the network and share a folder on a volume. Whoever prepares the run lays models, data and recipe
+out in it (`lay_out`); every pod then runs the same `command`, which finds out from its environment which pod it is
+(`launch_of`); pod 0 leaves the result (`collect`).
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from regrow.checkpoint import Checkpoint
+from regrow.errors import InputError, RegrowError
+from regrow.files import atomic_folder, link_or_copy
+from regrow.tune.job import Launch
+from regrow.tune.recipe import Recipe
+from regrow.tune.tuned import Tuned
+
+_RESULT = "tuned"
+
+# Number of pods, number of this one, address and port of pod 0, by who sets them: ZenML's Kubernetes step operator
+# (an Indexed Job with `pod_count`; Kubernetes itself numbers its pods), and Kubeflow's trainer, in torchrun's words.
+_WRITERS = {
+    "ZenML's pod_count": (
+        "ZENML_KUBERNETES_POD_COUNT",
+        "JOB_COMPLETION_INDEX",
+        "ZENML_KUBERNETES_MAIN_ADDRESS",
+        "ZENML_KUBERNETES_MAIN_PORT",
+    ),
+    "torchrun": ("PET_NNODES", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT"),
+}
+
+
+def launch_of(environment: Mapping[str, str], **given: object) -> Launch:
+    """Return where the processes of a run are, if this is one of several pods that run the same command.
+
+    Args:
+        environment: of this process.
+        given: other fields of `Launch`.
+
+    Raises:
+        InputError: the environment does not say, or names values that cannot be.
+    """
+    for writer, (count, rank, address, port) in _WRITERS.items():
+        if count not in environment:
+            continue
+        if missing := [name for name in (rank, address, port) if not environment.get(name)]:
+            raise InputError(
+                f"--nodes auto: {count} is set ({writer}), but not {', '.join(missing)}; where a cluster's Jobs "
+                "are not indexed (Kubernetes before 1.21), set it for each pod, or use --nodes and --node-rank"
+            )
+        try:
+            return Launch.model_validate(
+                {
+                    **given,
+                    "nodes": int(environment[count]),
+                    "node_rank": int(environment[rank]),
+                    "main_address": environment[address],
+                    "main_port": int(environment[port]),
+                }
+            )
+        except ValueError:
+            told = ", ".join(f"{name}={environment[name]}" for name in (count, rank, port))
+            raise InputError(f"--nodes auto: no numbers of pods in {told}") from None
+    names = " or ".join(names[0] for names in _WRITERS.values())
+    raise InputError(f"--nodes auto: this is not one of several pods ({names} is not set); use --nodes N")
+
+
+def lay_out(
+    folder: Path, checkpoint: Checkpoint, data: Path, recipe: Recipe, teacher: Checkpoint | None = None
+) -> None:
+    """Write what the pods need into a folder that they share; what they have left there of the same run stays.
+
+    Args:
+        folder: on a volume that every pod mounts.
+        checkpoint: the model to tune.
+        data: folder of the data that passed the gate.
+        recipe: how to train.
+        teacher: the unpruned model, for methods that distil from it.
+
+    Raises:
+        RegrowError: the disk is full.
+    """
+    with atomic_folder(folder / "given", replace=True) as scratch:
+        sources = {"model": checkpoint.folder, "data": data} | (
+            {"teacher": teacher.folder} if teacher else {}
+        )
+        for name, source in sources.items():
+            for file in sorted(one for one in source.rglob("*") if one.is_file()):
+                link_or_copy(file, scratch / name / file.relative_to(source))
+        text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+        (scratch / "recipe.yaml").write_text(text, encoding="utf-8")
+
+
+def command(folder: str, *, teacher: bool) -> list[str]:
+    """Return what every pod runs.
+
+    Args:
+        folder: that was laid out, as the pods' shell expands it; may name variables.
+        teacher: whether there is one.
+    """
+    # Each pod has an unfinished run of its own: only what they exchange over the network is common.
+    words = ["regrow tune given/model --data given/data --recipe given/recipe.yaml", "--nodes auto"]
+    words += ["--teacher given/teacher"] if teacher else []
+    words += ['--work "work/$JOB_COMPLETION_INDEX"', f"--out {_RESULT}"]
+    # A result is there if all was done but the pod did not live to say so.
+    return ["sh", "-ec", f'cd "{folder}"; test -e {_RESULT} || exec {" ".join(words)}']
+
+
+def collect(folder: Path, out: Path) -> Tuned:
+    """Take what pod 0 has left out of the shared folder, and remove the folder.
+
+    Args:
+        folder: that was laid out.
+        out: where the result goes; its weights are linked where both lie on one volume.
+
+    Raises:
+        RegrowError: there is no result.
+        InputError: its files are not those that were written.
+    """
+    if not (folder / _RESULT).exists():
+        raise RegrowError(f"{folder / _RESULT}: pod 0 left no result; the log of the pods says why")
+    found = Tuned.open(folder / _RESULT)
+    with atomic_folder(out, replace=True) as scratch:
+        for file in sorted(one for one in found.folder.rglob("*") if one.is_file()):
+            link_or_copy(file, scratch / file.relative_to(found.folder))
+    tuned = Tuned.open(out)
+    shutil.rmtree(folder, ignore_errors=True)
+    return tuned

@@ -1,0 +1,302 @@
+"""What each step of a compiled pipeline asks the cluster for."""
+
+import json
+import textwrap
+
+import pytest
+
+from tests.infra.test_stacks import VALUES
+from tests.pipelines.project import Project
+
+IMAGES = {
+    name: f"10.0.0.1:5000/regrow-{name}@sha256:{name}" for name in ("base", "tune", "generate", "evaluate")
+}
+# ZenML compiles the pipeline and says which images it would build; nothing is submitted.
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from infra.local.stack import use_root
+use_root(Path.cwd())
+import yaml
+from zenml.client import Client
+from infra.stacks.register import up
+from infra.stacks.schema import load
+from infra.stacks.values import combine
+from pipelines import remote
+from pipelines.compress import compress
+from pipelines.promote import promote
+from regrow.config import CompressConfig, read_config
+from regrow.errors import InputError
+from regrow.promotion import Policy
+
+client, noted = Client(), {}
+for name, keys in {
+    "regrow-s3": ("aws_access_key_id", "aws_secret_access_key"), "regrow-mlflow": ("username", "password"),
+}.items():
+    client.create_secret(name, values=dict.fromkeys(keys, "x"))
+values = json.loads(Path("values.json").read_text())
+
+def register(**more):
+    up(load("kubernetes"), combine([("values.json", values | more)]))
+    client.activate_stack("kubernetes")
+
+def compiled(pipeline, fields, own):
+    # As pipelines.launch does it, short of calling the pipeline.
+    Path("own.yaml").write_text(yaml.safe_dump(remote.with_stages(pipeline, fields, own)))
+    one = pipeline.with_options(config_path="own.yaml")
+    one.prepare(**fields)
+    snapshot, _, _ = one._compile(config_path="own.yaml")
+    return snapshot
+
+def steps(snapshot):
+    return {
+        name: {
+            "operator": step.config.step_operator, "retry": step.config.retry and step.config.retry.max_retries,
+            "environment": step.config.environment, "extra": step.config.extra, "after": step.spec.upstream_steps,
+            "docker": step.config.docker_settings.model_dump(mode="json", exclude_unset=True),
+            "settings": {
+                key: one.model_dump(mode="json", exclude_unset=True) for key, one in step.config.settings.items()
+            },
+        }
+        for name, step in snapshot.step_configurations.items()
+    }
+
+parameters, _ = read_config(Path("configs/demo.yaml"), CompressConfig)
+fields = {name: getattr(parameters, name) for name in type(parameters).model_fields}
+register(stages={"evaluate": {"resources": {"memory": "33Gi"}}})
+snapshot = compiled(compress, fields, {})
+noted["plain"] = steps(snapshot)
+noted["mode"] = snapshot.pipeline_configuration.execution_mode.value
+noted["builds"] = {f"{one.key} {one.step_name}": [one.settings.skip_build, one.settings.parent_image]
+                   for one in client.active_stack.get_docker_builds(snapshot=snapshot)}
+own = {
+    "settings": {"docker": {"dockerfile": "infra/docker/Dockerfile"}},
+    "steps": {
+        "fine_tune_science": {
+            "retry": {"max_retries": 7},
+            "settings": {"step_operator.kubernetes": {"pod_settings": {
+                "resources": {"limits": {"memory": "200Gi"}}, "volumes": [{"name": "more", "emptyDir": {}}],
+            }}},
+        },
+        "fine_tune_arc": {"step_operator": None, "settings": {"docker": {"parent_image": "mine", "skip_build": True}}},
+    },
+}
+noted["own"] = steps(compiled(compress, fields, own))
+try:
+    compiled(compress, fields, {"steps": {"prune": {"step_operator": "tpu"}}})
+except InputError as error:
+    noted["no such operator"] = str(error)
+register(images={})
+noted["without images"] = steps(compiled(compress, fields, {}))
+decision = {"name": "m", "version": "1", "target": "staging", "policy": Policy(), "reason": None}
+noted["promote"] = steps(compiled(promote, decision, {}))
+from zenml.integrations.kubernetes.flavors import KubernetesStepOperatorSettings
+from zenml.integrations.kubernetes.manifest_utils import build_pod_manifest
+from kubernetes.client import ApiClient
+pod = KubernetesStepOperatorSettings(**noted["plain"]["fine_tune_science"]["settings"]["step_operator:gpu"])
+noted["pod"] = ApiClient().sanitize_for_serialization(build_pod_manifest(
+    pod_name=None, image_name="image", command=["python"], args=[], privileged=pod.privileged,
+    pod_settings=pod.pod_settings, service_account_name=pod.service_account_name,
+))
+def refused(path):
+    parameters, _ = read_config(Path(path), CompressConfig)
+    try:
+        remote.demand_reachable(parameters)
+    except InputError as error:
+        return str(error)
+
+noted["demo"] = refused("configs/demo.yaml")
+noted["paths"] = refused("paths.yaml")
+noted["cached"] = refused("cached.yaml")
+try:
+    remote.demand_server("kubernetes")
+except InputError as error:
+    noted["server"] = str(error)
+print("NOTED " + json.dumps(noted))
+"""
+
+
+def paths(**more) -> dict:
+    return {
+        "parameters": {
+            "model": {"source": "models/base", **more},
+            "calibration": {"name": "texts", "source": "data/texts.jsonl", **more},
+            "datasets": [{"name": "plants", "source": "data/plants.jsonl", "adapter": "alpaca", **more}],
+            "self_data": {
+                "engine": "endpoint",
+                "endpoint": {"url": "http://localhost:8000/v1", "model": "m"},
+            },
+            "evaluation": {
+                "tasks": [
+                    {"name": "arc_easy", "source": "data/arc.jsonl", "fewshot_source": "data/few.jsonl"}
+                ],
+            },
+            "registry": {"name": "tiny"},
+        }
+    }
+
+
+def cached() -> dict:
+    """The same, on the volume that pods mount."""
+    text = (
+        json.dumps(paths(sha256="0" * 64))
+        .replace('"models/', '"/cache/models/')
+        .replace('"data/', '"/cache/data/')
+    )
+    config = json.loads(text.replace("http://localhost:8000", "http://vllm.regrow:8000"))
+    config["parameters"]["evaluation"]["tasks"][0] |= {"sha256": "0" * 64, "fewshot_sha256": "0" * 64}
+    return config
+
+
+@pytest.fixture(scope="module")
+def noted(tmp_path_factory) -> dict:
+    project = Project(tmp_path_factory.mktemp("settings"))
+    (project.folder / "values.json").write_text(json.dumps(VALUES | {"images": IMAGES}))
+    project.write_config(paths(), "paths.yaml")
+    project.write_config(cached(), "cached.yaml")
+    lines = project.python(textwrap.dedent(PROGRAM)).splitlines()
+    return json.loads(next(line for line in lines if line.startswith("NOTED ")).removeprefix("NOTED "))
+
+
+def worker(step: dict) -> dict:
+    """The pod settings of the pod that does a step's work."""
+    key = f"step_operator:{step['operator']}" if step["operator"] else "orchestrator:regrow-kubernetes"
+    return step["settings"][key]["pod_settings"]
+
+
+def test_gpus_are_asked_for_by_the_stages_that_compute_and_by_no_other(noted):
+    gpu = {
+        name: worker(step)["resources"]["limits"].get("nvidia.com/gpu")
+        for name, step in noted["plain"].items()
+    }
+    on = {name for name, count in gpu.items() if count == "1"}
+    assert on == {
+        "compute_layer_importance", "generate_self_data_science", "generate_self_data_arc", "fine_tune_science",
+        "fine_tune_arc", "measure_shift_science", "measure_shift_arc", "measure_speed", "evaluate_base",
+        "evaluate_pruned", "evaluate_tuned-science", "evaluate_tuned-arc", "evaluate_merged", "measure_drift_pruned",
+        "measure_drift_tuned-science", "measure_drift_tuned-arc", "measure_drift_merged",
+    }  # fmt: skip
+    assert {noted["plain"][name]["operator"] for name in on} == {"gpu"}
+    rest = set(noted["plain"]) - on
+    assert {noted["plain"][name]["operator"] for name in rest} == {None}
+    assert {gpu[name] for name in rest} == {None}
+    # The pod that waits for a step operator's takes no GPU and goes to no GPU node.
+    for name in on:
+        waiting = noted["plain"][name]["settings"]["orchestrator:regrow-kubernetes"]["pod_settings"]
+        assert waiting["resources"]["requests"] == {
+            "cpu": "100m",
+            "memory": "2Gi",
+            "ephemeral-storage": "1Gi",
+        }
+        assert "tolerations" not in waiting
+        assert "node_selectors" not in waiting
+
+
+def test_each_stage_has_its_image_retries_and_account(noted):
+    plain = noted["plain"]
+    expected = {
+        "prune": "base",
+        "fine_tune_arc": "tune",
+        "generate_self_data_arc": "generate",
+        "evaluate_base": "evaluate",
+    }
+    for name, image in expected.items():
+        docker = plain[name]["docker"]
+        assert (docker["parent_image"], docker["skip_build"]) == (IMAGES[image], True)
+        assert docker["allow_download_from_artifact_store"] is False
+    # Every build of the pipeline is an image that is there.
+    assert all(skip and image in IMAGES.values() for skip, image in noted["builds"].values())
+    assert plain["fine_tune_arc"]["retry"] == 3
+    assert plain["validate_data_arc"]["retry"] is None
+    assert plain["fine_tune_arc"]["extra"] == {"regrow": {"stage": "fine_tune", "gpus": 1}}
+    assert worker(plain["evaluate_base"])["resources"]["limits"]["memory"] == "33Gi"  # of the values
+
+
+def test_a_pod_knows_its_image_and_a_retried_one_finds_its_work(noted):
+    told = {
+        name: {one["name"]: one["value"] for one in worker(step)["env"]}
+        for name, step in noted["plain"].items()
+    }
+    assert told["prune"]["REGROW_IMAGE"] == IMAGES["base"]
+    assert told["fine_tune_arc"]["REGROW_IMAGE"] == IMAGES["tune"]
+    work = {one["REGROW_WORK"] for one in told.values()}
+    assert len(work) == 1
+    assert work.pop().startswith("/cache/work/compress-")
+    # ZenML's own environment of a step is part of its cache key: every new image would run everything again.
+    assert {json.dumps(step["environment"]) for step in noted["plain"].values()} == {"{}"}
+
+
+def test_the_pod_that_kubernetes_gets(noted):
+    pod = noted["pod"]["spec"]
+    (container,) = pod["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert pod["terminationGracePeriodSeconds"] == 600
+    assert pod["priorityClassName"] == "regrow-pipeline"
+    assert pod["serviceAccountName"] == "regrow-step"
+    assert pod["nodeSelector"] == {"regrow/pool": "gpu"}
+    assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "16Gi"}} in pod["volumes"]
+    assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
+    assert {"name": "cache", "mountPath": "/cache"} in container["volumeMounts"]
+    # Pod Security "restricted".
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    security = container["securityContext"]
+    assert (security["allowPrivilegeEscalation"], security["privileged"]) == (False, False)
+    assert security["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_the_run_configuration_wins(noted):
+    own = noted["own"]["fine_tune_science"]
+    assert own["retry"] == 7
+    pod = worker(own)
+    assert pod["resources"]["limits"]["memory"] == "200Gi"
+    assert pod["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert [volume["name"] for volume in pod["volumes"]] == ["cache", "shm", "more"]
+    # Its docker section takes the place of the stack's images; a step's own that of both.
+    assert own["docker"] == {"dockerfile": "infra/docker/Dockerfile"}
+    arc = noted["own"]["fine_tune_arc"]
+    assert arc["operator"] is None
+    assert arc["docker"]["parent_image"] == "mine"
+    assert worker(arc)["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert "step_operator tpu: the stack kubernetes has gpu" in noted["no such operator"]
+
+
+def test_without_images_they_are_built_from_the_projects_file(noted):
+    built = {json.dumps(step["docker"], sort_keys=True) for step in noted["without images"].values()}
+    assert built == {
+        json.dumps({"build_context_root": ".", "dockerfile": "infra/docker/Dockerfile"}, sort_keys=True)
+    }
+
+
+def test_promotion_runs_without_gpus_and_is_not_tried_again(noted):
+    for step in noted["promote"].values():
+        assert step["operator"] is None
+        assert step["retry"] is None
+        assert "nvidia.com/gpu" not in worker(step)["resources"]["limits"]
+
+
+def test_a_failed_gate_ends_the_run_before_tuning_asks_for_a_gpu(noted):
+    assert noted["mode"] == "fail_fast"
+    for name in ("science", "arc"):
+        assert f"validate_data_{name}" in noted["plain"][f"fine_tune_{name}"]["after"]
+        assert noted["plain"][f"validate_data_{name}"]["operator"] is None
+
+
+def test_what_pods_cannot_read_is_named_before_anything_starts(noted):
+    assert noted["demo"] is None
+    said = noted["paths"]
+    for field in (
+        "parameters.model.source models/base",
+        "parameters.calibration.source data/texts.jsonl",
+        "parameters.datasets.plants.source data/plants.jsonl",
+        "parameters.evaluation.tasks.arc_easy.source data/arc.jsonl",
+        "parameters.evaluation.tasks.arc_easy.fewshot_source data/few.jsonl",
+        "parameters.self_data.endpoint.url http://localhost:8000/v1",
+    ):
+        assert field in said
+    assert "below /cache of the pods" in said
+    assert noted["cached"] is None
+
+
+def test_pods_need_a_zenml_server(noted):
+    assert "cannot reach ZenML's database on this machine" in noted["server"]
