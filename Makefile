@@ -84,6 +84,7 @@ cluster: setup ## Start a one-node Kubernetes cluster with servers on this machi
 	$(BIN)/python -m infra.cluster up --folder $(CLUSTER)
 	eval "$$($(BIN)/python -m infra.cluster env --folder $(CLUSTER))" && \
 		$(BIN)/python -m infra.kubernetes apply test --node-folder $(CLUSTER)/cache
+	$(BIN)/python -m infra.cluster register --folder $(CLUSTER)
 
 cluster-down: setup ## Stop it, and leave nothing behind but its folder
 	$(BIN)/python -m infra.cluster down --folder $(CLUSTER)

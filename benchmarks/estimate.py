@@ -15,8 +15,8 @@ import torch
 import yaml
 
 from benchmarks.criteria import DEMO, demo_model
-from regrow.config import parse
 from regrow.files import read_json
+from regrow.parsing import parse
 from regrow.tune import Launch, Recipe
 from regrow.tune.data import Examples
 from regrow.tune.follow import run

@@ -93,6 +93,8 @@ def run_variants(
                 result = Path(scratch) / "result.json"
                 command = [python, "-c", _SETUP + code, file, out, result]
                 environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+                # Users have compiled modules; without them, libraries with many would be timed by their imports.
+                environment.pop("PYTHONDONTWRITEBYTECODE", None)
                 done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
                 if done.returncode:
                     sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")

@@ -4,6 +4,7 @@ from zenml import pipeline
 from zenml.enums import ExecutionMode
 
 import steps
+from pipelines.tuning import fine_tune
 from regrow.config import CompressConfig, DatasetConfig
 from regrow.evaluate import EvaluateSpec
 from regrow.importance import ImportanceSpec
@@ -31,8 +32,9 @@ def compress(
     evaluation: EvaluateSpec,
     merge: MergeSpec,
     registry: RegistrySpec,
+    tune_pods: int = 1,
 ) -> None:
-    """Compress a model; one branch of data and tuning for each dataset."""
+    """Compress a model; one branch of data and tuning for each dataset, each tuned by `tune_pods` pods."""
     base = steps.load_model(model)
     ranking = steps.compute_layer_importance(base, calibration, importance)
     pruned, plan = steps.prune(base, ranking, prune)
@@ -47,7 +49,9 @@ def compress(
         )
         recipe = dataset.tune or tune
         teacher = base if needs_teacher(recipe) else None
-        model_, record = steps.fine_tune(pruned, accepted, name, recipe, teacher, id=f"fine_tune_{name}")
+        model_, record = fine_tune(
+            pruned, accepted, name, recipe, teacher, id=f"fine_tune_{name}", pods=tune_pods
+        )
         data.append(records)
         gates.append(verdict)
         shifts.append(steps.measure_shift(accepted, base, name, shift, id=f"measure_shift_{name}"))

@@ -18,9 +18,10 @@ from zenml.pipelines.pipeline_definition import Pipeline
 
 from infra.local.stack import activate_local_stack
 from pipelines import remote
-from regrow.config import C, CompressConfig, parse, read_config
+from regrow.config import C, CompressConfig, read_config
 from regrow.errors import InputError, RegrowError
 from regrow.files import atomic_file, write_json
+from regrow.parsing import parse
 from regrow.study import StudyConfig, StudyResult, tables
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,9 @@ def compress_on(path: Path, *, stack: str | None = None) -> "Launch":
     # Only now: the steps are resolved against the repository that has just been made sure of.
     from pipelines.compress import compress
 
-    fields = {name: getattr(parameters, name) for name in type(parameters).model_fields}
+    fields: dict[str, Any] = {name: getattr(parameters, name) for name in type(parameters).model_fields}
+    if (pods := remote.tuning_pods()) > 1:
+        fields["tune_pods"] = pods
     model = Model(name=parameters.registry.name, tags=["regrow"])
     return _launch(compress, fields, settings, model, root)
 

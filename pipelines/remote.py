@@ -11,6 +11,7 @@ from zenml.client import Client
 from zenml.enums import ExecutionStatus, StackComponentType
 from zenml.models import PipelineRunResponse, StackResponse
 from zenml.pipelines.pipeline_definition import Pipeline
+from zenml.steps.command_step import CommandStep
 
 from infra.stacks import launching, reaching, schema
 from infra.stacks.podstates import stop_leftovers, troubles
@@ -75,10 +76,20 @@ def with_stages(pipeline: Pipeline, parameters: dict[str, Any], own: dict[str, A
     # The steps that these parameters give, by name; the function says the stage.
     plan = pipeline.copy()
     plan.prepare(**parameters)
-    functions = {name: one.step.entrypoint.__name__ for name, one in plan.invocations.items()}
+    functions = {
+        name: one.step.name if isinstance(one.step, CommandStep) else one.step.entrypoint.__name__
+        for name, one in plan.invocations.items()
+    }
     # The same command finds the unfinished work of its last try, as it does on one machine.
     work = f"{pipeline.name}-{canonical_digest(to_jsonable_python(parameters))[:12]}"
     return launching.configured(stack, registered, functions, own, work=work)
+
+
+def tuning_pods() -> int:
+    """Return how many pods of the active stack share the tuning of one model."""
+    registered = Client().active_stack_model
+    stack = _file(registered)
+    return launching.sized_stage(stack, registered, schema.SHARED).pods if stack else 1
 
 
 @contextmanager

@@ -12,8 +12,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    TypeAdapter,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -22,14 +20,14 @@ from regrow.errors import InputError
 from regrow.evaluate.spec import EvaluateSpec, TaskSpec
 from regrow.importance import ImportanceSpec
 from regrow.merge import MergeSpec
+from regrow.parsing import parse
 from regrow.prune import PruneSpec
 from regrow.quality import GateSpec
 from regrow.registry import RegistrySpec
 from regrow.selfdata import SelfDataSpec, ShiftSpec
 from regrow.source import DatasetSpec, ModelSpec, TextSpec, pin
-from regrow.tune.recipe import RECIPE_TAGS, Continual, Recipe, Sft
+from regrow.tune.recipe import Continual, Recipe, Sft
 
-T = TypeVar("T")
 C = TypeVar("C", bound="Ingredients")
 
 
@@ -208,32 +206,3 @@ def read_config(path: Path, kind: type[C]) -> tuple[C, dict[str, Any]]:
     if not isinstance(loaded, Mapping) or not isinstance(loaded.get("parameters"), Mapping):
         raise InputError(f"{path}: no `parameters` section; see configs/demo.yaml")
     return parse(kind, loaded["parameters"], f"{path}: parameters"), dict(loaded)
-
-
-def parse(kind: type[T], value: Any, where: str) -> T:
-    """Check `value` against a model, or against a union of some.
-
-    Raises:
-        InputError: in one line, every key that is unknown, missing or out of range.
-    """
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        problems = [
-            f"{_place(one['loc'])}: {_what(one['type'], one['msg'])}"
-            for one in error.errors(include_url=False)
-        ]
-        raise InputError(f"{where}.{'; '.join(problems)}") from None
-
-
-def _place(path: tuple[int | str, ...]) -> str:
-    """Name a field as it stands in the file: without the alternatives of a recipe, which pydantic names too."""
-    return ".".join(str(part) for part in path if part not in RECIPE_TAGS) or "value"
-
-
-def _what(kind: str, message: str) -> str:
-    if kind == "extra_forbidden":
-        return "unknown key; remove it or correct its spelling"
-    if kind == "missing":
-        return "missing"
-    return message.removeprefix("Value error, ").replace("\n", " ")

@@ -9,7 +9,7 @@ import json
 import math
 import struct
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _COPY_CHUNK = 4 * 2**20
+# Small pieces are gathered to this many bytes: each write is a call to the system and two to other threads.
+_GATHERED = 2**19
 # Bits an element of each safetensors type takes.
 _BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8,
@@ -193,9 +195,9 @@ class ShardWriter:
         """Write a tensor that comes in pieces, in order; a piece must not change afterwards."""
         left = self.size_of(name)
         file = self._at(name, left)
-        for piece in pieces:
-            left -= piece.nbytes
-            file.write(piece)
+        for chunk in _gathered(pieces):
+            left -= chunk.nbytes
+            file.write(chunk)
         if left:
             raise ValueError(f"{name}: {left} bytes of the layout were not written")
 
@@ -281,6 +283,23 @@ class _HashedFile:
         for one in self._pending:
             one.result()
         return self._hash.hexdigest(), {name: one.hexdigest() for name, one in self._parts.items()}
+
+
+def _gathered(pieces: Iterable[memoryview]) -> Iterator[memoryview]:
+    waiting: list[memoryview] = []
+    size = 0
+    for piece in pieces:
+        waiting.append(piece.cast("B"))
+        size += piece.nbytes
+        if size >= _GATHERED:
+            yield _joined(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(pieces: list[memoryview]) -> memoryview:
+    return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
 
 
 def _last(shard: dict[str, dict[str, Any]]) -> dict[str, Any]:

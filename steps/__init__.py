@@ -15,14 +15,17 @@ from steps.promote import decide_promotion, promote
 from steps.prune import prune
 from steps.register import register
 from steps.tabulate import tabulate
+from steps.tune_in_pods import collect_tuning, lay_out_tuning
 from steps.validate_data import validate_data
 
 __all__ = [
+    "collect_tuning",
     "compute_layer_importance",
     "decide_promotion",
     "evaluate",
     "fine_tune",
     "generate_self_data",
+    "lay_out_tuning",
     "load_model",
     "measure_drift",
     "measure_shift",

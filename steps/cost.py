@@ -12,9 +12,9 @@ _KEYS = ("seconds", "cpu_seconds", "gpu_seconds")
 
 def held() -> dict[str, float]:
     """Return the CPUs and the GPUs that this step holds: what its pod asks for, else what it may use."""
-    asked = (get_step_context().step_run.config.extra or {}).get("regrow", {})
+    asked = _told(get_step_context().step_run)
     cpus = asked.get("cpus") or len(os.sched_getaffinity(0))
-    gpus = asked.get("gpus") if asked.get("gpus") is not None else _gpus()
+    gpus = _gpus() if asked.get("gpus") is None else asked["gpus"]
     return {"cpus": float(cpus), "gpus": float(gpus)}
 
 
@@ -57,7 +57,7 @@ def account() -> dict[str, dict[str, float]]:
     while True:
         found = Client().list_run_steps(pipeline_run_id=run, page=page, size=100, hydrate=True)
         for step in found.items:
-            stage = str(step.spec.source.attribute)
+            stage = str(_told(step).get("stage") or step.spec.source.attribute)
             row = rows.setdefault(
                 stage, dict.fromkeys(("steps", "cached", "tries", *_KEYS, "peak_memory_bytes"), 0)
             )
@@ -72,7 +72,7 @@ def _add(row: dict[str, float], step: Any) -> None:
     if status == "cached":
         row["cached"] += 1
         return
-    used: dict[str, Any] = step.run_metadata
+    used: dict[str, Any] = step.run_metadata or _command(step)
     if "seconds" not in used:  # it is still at work, or was killed: the next try knows for how long
         row["tries"] += status in ("retried", "retrying")
         return
@@ -83,6 +83,21 @@ def _add(row: dict[str, float], step: Any) -> None:
     row["cpu_seconds"] += seconds * float(used.get("cpus", 0))
     row["gpu_seconds"] += seconds * float(used.get("gpus", 0))
     row["peak_memory_bytes"] = max(row["peak_memory_bytes"], float(used["peak_memory_bytes"]))
+
+
+def _told(step: Any) -> dict[str, Any]:
+    """Return what the launcher has noted of a step: its stage, GPUs, pods."""
+    return dict((step.config.extra or {}).get("regrow", {}))
+
+
+def _command(step: Any) -> dict[str, Any]:
+    """Return what the pods of a command used, which cannot say it to ZenML: from its start to its end."""
+    if step.config.command is None or not (step.start_time and step.end_time):
+        return {}
+    told = _told(step)
+    pods = int(told.get("pods", 1))
+    seconds = (step.end_time - step.start_time).total_seconds() * pods
+    return {"seconds": seconds, "gpus": float(told.get("gpus", 0)) / pods, "peak_memory_bytes": 0}
 
 
 def log_account(rows: dict[str, dict[str, float]]) -> None:

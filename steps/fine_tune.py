@@ -21,7 +21,6 @@ def fine_tune(
     pruned: Checkpoint, accepted: SelfData, name: str, recipe: Recipe, teacher: Checkpoint | None = None
 ) -> tuple[Annotated[Checkpoint, "tuned"], Annotated[TuningRecord, "tuning"]]:
     """Train in processes of their own and merge the result into the weights (regrow.tune)."""
-    stage = f"fine_tune.{name}"
     with measured():
         work = work_dir()
         # A pod that is killed while the result is stored must not cost the training: this run finds it here.
@@ -30,17 +29,20 @@ def fine_tune(
             Tuned.open(out)
             if out.exists()
             else tune.tune(
-                pruned, accepted.folder, recipe, out, work=work / "job", teacher=teacher, follower=live(stage)
+                pruned, accepted.folder, recipe, out, work=work / "job", teacher=teacher,
+                follower=live(f"fine_tune.{name}"),
             )
-        )
-        assert tuned is not None
-        assert (
-            tuned.checkpoint is not None
-        )  # one machine, and the configuration refuses what cannot be merged
-        record = TuningRecord(
-            dataset=name, digest=tuned.checkpoint.digest, log=tuned.log, summary=tuned.summary
-        )
-        log_stage(stage, recipe, record)
-        if mlflow.active_run() and (tuned.folder / "adapter").exists():
-            mlflow.log_artifacts(str(tuned.folder / "adapter"), f"{stage}/adapter")
+        )  # fmt: skip
+        assert tuned is not None  # one machine
+        return recorded(tuned, name, recipe)
+
+
+def recorded(tuned: Tuned, name: str, recipe: Recipe) -> tuple[Checkpoint, TuningRecord]:
+    """Log a training run under its set's name; return the model and the record of it."""
+    assert tuned.checkpoint is not None  # the configuration refuses what cannot be merged
+    stage = f"fine_tune.{name}"
+    record = TuningRecord(dataset=name, digest=tuned.checkpoint.digest, log=tuned.log, summary=tuned.summary)
+    log_stage(stage, recipe, record)
+    if mlflow.active_run() and (tuned.folder / "adapter").exists():
+        mlflow.log_artifacts(str(tuned.folder / "adapter"), f"{stage}/adapter")
     return tuned.checkpoint, record

@@ -25,7 +25,7 @@ from regrow.tune.record import TuningRecord
 from steps import cost, provenance
 from steps.accounts import usage
 from steps.tracking import log_stage
-from steps.workspace import fresh, measured, work_dir
+from steps.workspace import clear_work, fresh, measured, work_dir
 
 
 @step(experiment_tracker=True, enable_cache=False)
@@ -97,6 +97,7 @@ def register(
         if run:
             mlflow.log_dict(summary, "summary.json")
             mlflow.log_text(page, "report.html")
+    clear_work()
     return registered, summary, HTMLString(page)
 
 

@@ -12,7 +12,7 @@ from regrow.evaluate.scores import Scores
 from regrow.study import Cell, StudyResult
 from regrow.tune.record import TuningRecord
 from steps.tracking import log_stage
-from steps.workspace import measured
+from steps.workspace import clear_work, measured
 
 
 @step(experiment_tracker=True, enable_cache=False)
@@ -37,4 +37,5 @@ def tabulate(
         if mlflow.active_run():
             mlflow.log_dict(result.model_dump(mode="json"), "study.json")
             mlflow.log_text(page, "report.html")
+    clear_work()
     return result, HTMLString(page)

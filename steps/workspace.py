@@ -90,6 +90,25 @@ def fresh(folder: Path) -> Path:
     return folder
 
 
+def clear_work() -> None:
+    """Remove the unfinished work of a run on pods, whose last step this is; what is at work elsewhere keeps its folder.
+
+    Everything lies in the artifact store now. On one machine whoever started the run clears up.
+    """
+    root = Path(os.environ.get("REGROW_WORK", ""))
+    if not root.is_absolute():
+        return
+    for lock in sorted(root.glob("*/*/.lock")):
+        folder = lock.parent
+        if str(folder) in _TAKEN or _take(folder, ""):
+            shutil.rmtree(folder, ignore_errors=True)
+    for folder in sorted(root.glob("*")):
+        with suppress(OSError):  # not empty: another run works there
+            folder.rmdir()
+    with suppress(OSError):
+        root.rmdir()
+
+
 @contextmanager
 def measured() -> Iterator[None]:
     """Do a step's work: log what it used, leave it when the pod is asked to stop, and tell why memory did not suffice.

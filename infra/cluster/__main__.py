@@ -1,7 +1,8 @@
-"""`python -m infra.cluster build|up|down|status|env|values [--folder DIR]`."""
+"""`python -m infra.cluster build|up|register|down|status|env|values [--folder DIR]`."""
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from regrow.errors import InputError, RegrowError
 _HELP = {
     "build": "compile Kubernetes from Debian's source package (5 to 10 minutes, once)",
     "up": "start what does not run, and wait until pods run; also the servers (S3, MLflow, ZenML)",
+    "register": "make the ZenML secrets and the stack `kubernetes`, or bring them up to date",
     "down": "end all pods and programs and undo what was changed on the machine; records and images stay in the folder",
     "status": "say what runs where (exit status 1 if something does not)",
     "env": 'print the variables of a client, with passwords: eval "$(python -m infra.cluster env)"',
@@ -34,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cluster = Cluster(options.folder)
         if options.action == "up":
             return _up(cluster, options.gpus, options.servers)
-        return {"down": _down, "status": _status, "env": _env, "values": _values}[options.action](cluster)
+        return {"register": _register, "down": _down, "status": _status, "env": _env, "values": _values}[
+            options.action
+        ](cluster)
     except RegrowError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status
@@ -65,6 +69,16 @@ def _up(cluster: Cluster, gpus: int | None, with_servers: bool) -> int:
             servers.listen_at(home, cluster.address)
             servers.up(home, servers.GROUPS["all"], _say)
     _say(f'for clients: eval "$(python -m infra.cluster env --folder {shlex.quote(str(cluster.folder))})"')
+    return 0
+
+
+def _register(cluster: Cluster) -> int:
+    # First: ZenML reads the address of its server when it is imported.
+    os.environ.update(variables(cluster))
+    from infra.cluster.stack import register
+
+    for change in register(cluster):
+        _say(f"{change.kind} {change.name}: {change.done}")
     return 0
 
 

@@ -14,8 +14,9 @@ from zenml.execution.pipeline.utils import submit_pipeline
 from infra.kubeflow.orchestrator import RegrowKubeflowOrchestrator, kept_in
 from pipelines import remote
 from pipelines.launch import use_stack
-from regrow.config import CompressConfig, parse, read_config
+from regrow.config import CompressConfig, read_config
 from regrow.errors import InputError, RegrowError
+from regrow.parsing import parse
 
 
 def compile_pipeline(config: Path, out: Path, *, stack: str) -> Path:

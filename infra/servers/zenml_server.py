@@ -10,6 +10,8 @@ from regrow.errors import RegrowError
 ADMIN = "admin"
 SERVICE_ACCOUNT = "regrow"
 _KEY = "zenml.api_key"
+# Seconds for one answer: the first ones import the server's code, on a machine that starts other servers beside it.
+_PATIENCE = 120
 
 
 def url(home: Home) -> str:
@@ -70,7 +72,7 @@ def finish(home: Home) -> None:
 
     key = home.known_secret(_KEY)
     if key is not None:
-        answer = requests.post(f"{url(home)}/api/v1/login", data={"password": key}, timeout=30)
+        answer = requests.post(f"{url(home)}/api/v1/login", data={"password": key}, timeout=_PATIENCE)
         if answer.ok:
             return
     bearer = {"Authorization": f"Bearer {login(home)}"}
@@ -104,7 +106,10 @@ def api_key(home: Home) -> str:
 def _ask(verb: str, address: str, **options: Any) -> Any:
     import requests
 
-    answer = requests.request(verb, address, timeout=30, **options)
+    try:
+        answer = requests.request(verb, address, timeout=_PATIENCE, **options)
+    except requests.RequestException as error:
+        raise RegrowError(f"ZenML at {address} did not answer: {error}") from None
     if not answer.ok:
         raise RegrowError(f"ZenML at {address} answered {answer.status_code}: {answer.text[:300]}")
     return answer.json()

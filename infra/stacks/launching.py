@@ -63,11 +63,19 @@ def configured(
     found = {}
     for name, function in functions.items():
         stage = _told(stack, stack.stage(function), images if docker else {}, work)
-        facts = {"extra": {"regrow": {"stage": function, "gpus": stage.resources.gpus}}}
+        told: dict[str, Any] = {"stage": function, "gpus": stage.pods * stage.resources.gpus}
+        if stage.pods > 1:
+            told["pods"] = stage.pods
+        facts = {"extra": {"regrow": told}}
         step = _step(stack, registered, stage, steps.get(name) or {}, images if docker else None)
         found[name] = merge(facts, step)
     rest = {name: given for name, given in steps.items() if name not in functions}
     return own | {"settings": settings, "steps": found | rest}
+
+
+def sized_stage(stack: StackFile, registered: StackResponse, function: str) -> Stage:
+    """Return how the steps of a function run, as the site's values have it."""
+    return sized(stack, kept_values(registered)).stage(function)
 
 
 def _step(
@@ -91,6 +99,8 @@ def _step(
             "pod_settings": {"additional_pod_spec_args": {"termination_grace_period_seconds": stage.grace}}
         }
         settings[_key(operator)] = merge(_laid(operator, stage), grace)
+        if stage.pods > 1:
+            settings[_key(operator)]["pod_count"] = stage.pods
     step: dict[str, Any] = {"settings": settings}
     if chosen:
         step["step_operator"] = chosen

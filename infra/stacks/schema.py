@@ -7,8 +7,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from infra.stacks.merging import merge
-from regrow.config import parse
 from regrow.errors import InputError
+from regrow.parsing import parse
 
 FOLDER = Path(__file__).parent
 GPU = "nvidia.com/gpu"
@@ -23,13 +23,17 @@ KINDS = (
     "experiment_tracker",
     "model_registry",
 )
+# The stage whose work several pods can share.
+SHARED = "fine_tune"
 # The functions in steps/, which this module has no need to import.
 STAGES = (
+    "collect_tuning",
     "compute_layer_importance",
     "decide_promotion",
     "evaluate",
     "fine_tune",
     "generate_self_data",
+    "lay_out_tuning",
     "load_model",
     "measure_drift",
     "measure_shift",
@@ -113,6 +117,7 @@ class Stage(Strict):
     image: Image = Field("base", description="which of the images")
     step_operator: str | None = Field(None, description="step operator; the orchestrator itself if not given")
     resources: Resources = Field(Resources(), description="of the pod that does the work")
+    pods: int = Field(1, ge=1, description="pods that share the work of one step: fine_tune only")
     pod: dict[str, Any] = Field({}, description="more of ZenML's pod settings")
     retries: int = Field(0, ge=0, description="tries after the first")
     grace: int = Field(30, ge=1, description="seconds between SIGTERM and SIGKILL: to save a checkpoint")
@@ -148,6 +153,19 @@ class StackFile(Strict):
         if unknown := sorted(set(value) - {*STAGES, "default"}):
             raise ValueError(f"{unknown[0]}: no such step; there are default, {', '.join(STAGES)}")
         return value
+
+    @model_validator(mode="after")
+    def _what_shares_work_can(self) -> "StackFile":
+        for name, stage in self.stages.items():
+            if stage.pods > 1:
+                if name != SHARED:
+                    raise ValueError(f"stages.{name}.pods: only {SHARED} is shared between pods")
+                if not (stage.step_operator and self.cache):
+                    raise ValueError(
+                        f"stages.{name}.pods: several pods need a step operator of flavor kubernetes, which makes the "
+                        "indexed Job, and `cache`, a volume that all of them mount"
+                    )
+        return self
 
     @property
     def remote(self) -> bool:

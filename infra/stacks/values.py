@@ -7,8 +7,8 @@ from pydantic import Field, field_validator
 
 from infra.stacks.merging import merge
 from infra.stacks.schema import KINDS, Component, Image, StackFile, Strict
-from regrow.config import parse
 from regrow.errors import InputError
+from regrow.parsing import parse
 
 # A component's flavor and settings.
 Settled = tuple[str, dict[str, Any]]

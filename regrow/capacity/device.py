@@ -89,7 +89,7 @@ def device(named: str) -> Device:
         raise InputError(
             f"--device {named}: neither {', '.join(DEVICES)}, cpu, nor a file (docs/scale.md says of what)"
         )
-    from regrow.config import parse
+    from regrow.parsing import parse
 
     try:
         value: Any = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -52,7 +52,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def handle(arguments: argparse.Namespace) -> dict[str, Any]:
     """Let the unpruned model rewrite a dataset's answers."""
-    from regrow.config import parse
+    from regrow.parsing import parse
     from regrow.records import read_and_count
     from regrow.selfdata import SelfDataSpec, export
     from regrow.selfdata import distill as distill_records

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regrow.commands.shared import MODEL, names, open_model, read_yaml
+from regrow.commands.shared import MODEL, names, open_model, open_models, read_yaml
 from regrow.errors import InputError
 
 if TYPE_CHECKING:
@@ -85,10 +85,10 @@ def _searched(
     """Search for the parameters; return the best merge, and what to say of the search."""
     from importlib.util import find_spec
 
-    from regrow.config import parse
     from regrow.evaluate.suites import read_suite
     from regrow.merge.search import SearchSpec, check_validation, search
     from regrow.merge.tracking import MlflowRecord
+    from regrow.parsing import parse
 
     given = {"trials": arguments.trials, "anchors": arguments.anchors, "seed": arguments.search_seed}
     settings = {name: value for name, value in given.items() if value is not None}
@@ -118,8 +118,8 @@ _Wanted = tuple["MergeSpec", list["Checkpoint"], "Checkpoint | None"]
 
 
 def _from_options(arguments: argparse.Namespace) -> _Wanted:
-    from regrow.config import parse
     from regrow.merge import MergeSpec
+    from regrow.parsing import parse
 
     if len(arguments.models) < 2:
         raise InputError("merge: name at least two models")
@@ -132,7 +132,7 @@ def _from_options(arguments: argparse.Namespace) -> _Wanted:
     spec = parse(MergeSpec, settings, "merge")
     if arguments.base is None and spec.needs_base:  # before any model is read
         raise InputError(f"merge: method {spec.method} needs the models' parent; name it with --base MODEL")
-    return spec, [open_model(name) for name in arguments.models], _base(arguments.base)
+    return spec, open_models(arguments.models), _base(arguments.base)
 
 
 def _from_mergekit(arguments: argparse.Namespace) -> _Wanted:
@@ -144,7 +144,7 @@ def _from_mergekit(arguments: argparse.Namespace) -> _Wanted:
         odd = "MODEL" if arguments.models else "--base" if arguments.base else f"--{given[0].rstrip('_')}"
         raise InputError(f"merge: {odd} beside --mergekit, whose file says it; leave one out")
     config = read_mergekit(arguments.mergekit)
-    models = [open_model(name) for name in config.models]
+    models = open_models(config.models)
     if config.blocks is not None and config.blocks != models[0].blocks:
         raise InputError(
             f"{arguments.mergekit}: slices.layer_range: ends at {config.blocks}, but the models have "

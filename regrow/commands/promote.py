@@ -159,7 +159,7 @@ def read_policy(path: Path | None) -> "Policy":
     Raises:
         InputError: no such file, not YAML, or a key that is unknown or out of range.
     """
-    from regrow.config import parse
+    from regrow.parsing import parse
     from regrow.promotion import Policy
 
     return parse(Policy, read_yaml(path), str(path)) if path else Policy()

@@ -63,8 +63,8 @@ def handle(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _plan(base: "Checkpoint", arguments: argparse.Namespace) -> "PrunePlan":
-    from regrow.config import parse
     from regrow.importance import LayerImportance
+    from regrow.parsing import parse
     from regrow.prune import PruneSpec, make_plan
 
     names = (

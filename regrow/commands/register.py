@@ -40,8 +40,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 def handle(arguments: argparse.Namespace) -> dict[str, Any]:
     """Register a model in MLflow."""
     use_local_registry()
-    from regrow.config import parse
     from regrow.lineage.values import scores_digest
+    from regrow.parsing import parse
     from regrow.registry import RegistrySpec
     from regrow.registry import register as register_model
     from regrow.registry.names import SCORES_TAG

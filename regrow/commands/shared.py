@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,8 @@ MODEL = "model folder, GGUF file, hub:org/name@revision or mlflow:models:/name@a
 def open_model(source: str) -> "Checkpoint":
     """Return the checkpoint of a MODEL argument; what is not a folder is resolved once and kept in the cache."""
     from regrow.checkpoint import Checkpoint
-    from regrow.config import parse
     from regrow.files import cache_dir, canonical_digest
+    from regrow.parsing import parse
     from regrow.source import ModelSpec, pin, resolve_model
 
     if Path(source).is_dir():
@@ -27,6 +28,14 @@ def open_model(source: str) -> "Checkpoint":
     spec = pin(parse(ModelSpec, {"source": source}, "MODEL"))
     kept = cache_dir() / "models" / canonical_digest(spec.model_dump(mode="json"))[:16]
     return Checkpoint.open(kept) if kept.exists() else resolve_model(spec, kept)
+
+
+def open_models(sources: Sequence[str]) -> "list[Checkpoint]":
+    """Return the checkpoints of MODEL arguments, which are hashed side by side."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(open_model, sources))
 
 
 def use_local_registry() -> None:
@@ -82,8 +91,8 @@ def measure(arguments: argparse.Namespace, out: Path | None = None) -> "LayerImp
     from datetime import UTC, datetime
 
     from regrow import importance as layers
-    from regrow.config import parse
     from regrow.lineage.values import state_importance
+    from regrow.parsing import parse
     from regrow.source import TextSpec, origin, read_texts
 
     texts = {

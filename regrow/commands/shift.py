@@ -19,8 +19,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def handle(arguments: argparse.Namespace) -> dict[str, Any]:
     """See whether rewrites lie closer to the unpruned model than the references."""
-    from regrow.config import parse
     from regrow.files import atomic_file
+    from regrow.parsing import parse
     from regrow.selfdata import SelfData, ShiftSpec
     from regrow.selfdata import shift as shifts
 

@@ -46,7 +46,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def handle(arguments: argparse.Namespace) -> dict[str, Any]:
     """Fine-tune a model."""
-    from regrow.config import parse
+    from regrow.parsing import parse
     from regrow.tune import Launch, Recipe
     from regrow.tune import tune as tune_model
     from regrow.tune.pods import launch_of

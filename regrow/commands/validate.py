@@ -29,9 +29,9 @@ def handle(arguments: argparse.Namespace) -> dict[str, Any]:
     from tempfile import TemporaryDirectory
 
     from regrow import quality
-    from regrow.config import parse
     from regrow.evaluate import task_texts
     from regrow.evaluate.suites import read_suite
+    from regrow.parsing import parse
     from regrow.selfdata import SelfData
 
     if arguments.out and arguments.out.exists():

@@ -84,7 +84,7 @@ class _Reading:
 
     def config(self) -> MergekitConfig:
         """Return the whole."""
-        from regrow.config import parse
+        from regrow.parsing import parse
 
         sources, blocks, shared = self._sources()
         names = [name for name, _ in sources]

@@ -221,6 +221,7 @@ class Trim(Whole):
         self._high: int | None = None
         self._limit: int | None = None
         self._counts = np.zeros(1 << (32 - _LOW_BITS - 1), np.int64)
+        self._uncounted: list[npt.NDArray[np.integer]] = []
         self._equal = self._left = 0
 
     def look(self, delta: Array) -> None:
@@ -230,10 +231,13 @@ class Trim(Whole):
             found = bits >> _LOW_BITS
         else:
             found = bits[bits >> _LOW_BITS == self._high] & ((1 << _LOW_BITS) - 1)
-        self._counts += np.bincount(found, minlength=len(self._counts))
+        self._uncounted.append(found)
+        if sum(map(len, self._uncounted)) > 4 * len(self._counts):
+            self._count()
 
     def turn(self) -> None:
         """Find the bin of the limit, then the limit."""
+        self._count()
         from_above = np.cumsum(self._counts[::-1])
         steps = int(np.searchsorted(from_above, self._wanted))
         place = len(self._counts) - 1 - steps
@@ -245,6 +249,12 @@ class Trim(Whole):
         else:
             self._limit = self._high << _LOW_BITS | place
             self._equal, self._left = int(self._counts[place]), self._wanted
+
+    def _count(self) -> None:
+        """Count what was gathered: adding up all bins for each small piece would take longer than counting it."""
+        if self._uncounted:
+            self._counts += np.bincount(np.concatenate(self._uncounted), minlength=len(self._counts))
+            self._uncounted = []
 
     def thin(self, delta: Array) -> Array:
         """Return the piece without its small entries."""

@@ -17,11 +17,16 @@ from regrow.errors import InputError
 from regrow.merge.methods import Array
 from regrow.tensors import TensorInfo
 
-# Entries of a piece: what a core's cache holds of a few models. Even, as regrow.merge.methods asks for.
-PIECE = 2**17
+# Entries of a piece: what a core's cache holds of a few models, and so few that the C library keeps the memory of
+# the arithmetic's temporaries: to get it from the system for each anew was most of a merge's time. Even, as
+# regrow.merge.methods asks for.
+PIECE = 2**13
+# Entries that are read at once.
+_READ = 2**17
 # Bytes an entry takes, by the safetensors type, of those that are merged.
 _WIDTH: Mapping[str, int] = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}
 FLOATS = tuple(_WIDTH)
+_STORED: Mapping[str, str] = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 
 
 class Reader:
@@ -29,6 +34,7 @@ class Reader:
 
     def __init__(self) -> None:
         self._files: dict[Path, int] = {}
+        self._buffers: list[bytearray] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> "Reader":
@@ -40,18 +46,28 @@ class Reader:
         self._stack.close()
 
     def pieces(self, infos: list[TensorInfo]) -> Iterator[list[Array]]:
-        """Yield the pieces of tensors of one shape side by side."""
+        """Yield the pieces of tensors of one shape side by side; each is overwritten when a later one is asked for."""
         count = infos[0].count
-        for start in range(0, count, PIECE):
-            yield [self._floats(info, start, min(start + PIECE, count)) for info in infos]
+        while len(self._buffers) < len(infos):
+            self._buffers.append(bytearray(_READ * max(_WIDTH.values())))
+        for start in range(0, count, _READ):
+            stop = min(start + _READ, count)
+            stored = [
+                (self._read(info, start, stop, buffer), _WIDTH[info.dtype], info.dtype)
+                for info, buffer in zip(infos, self._buffers, strict=False)
+            ]
+            for first in range(0, stop - start, PIECE):
+                yield [
+                    decode(data[first * width : (first + PIECE) * width], dtype)
+                    for data, width, dtype in stored
+                ]
 
-    def _floats(self, info: TensorInfo, start: int, stop: int) -> Array:
+    def _read(self, info: TensorInfo, start: int, stop: int, buffer: bytearray) -> memoryview:
         width = _WIDTH[info.dtype]
-        wanted = (stop - start) * width
-        data = os.pread(self._open(info.file), wanted, info.start + start * width)
-        if len(data) != wanted:
+        wanted = memoryview(buffer)[: (stop - start) * width]
+        if os.preadv(self._open(info.file), [wanted], info.start + start * width) != len(wanted):
             raise InputError(f"{info.file}: truncated; fetch the model again")
-        return decode(data, info.dtype)
+        return wanted
 
     def _open(self, file: Path) -> int:
         if file not in self._files:
@@ -59,12 +75,12 @@ class Reader:
         return self._files[file]
 
 
-def decode(data: bytes, dtype: str) -> Array:
+def decode(data: bytes | memoryview, dtype: str) -> Array:
     """Return stored entries as float32; only float64 is rounded."""
+    stored = np.frombuffer(data, _STORED[dtype])
     if dtype == "BF16":
-        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-    kinds = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}
-    return np.frombuffer(data, kinds[dtype]).astype(np.float32, copy=False)
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.float32, copy=False)
 
 
 def encode(values: Array, dtype: str) -> npt.NDArray[np.generic]:

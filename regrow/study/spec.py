@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from regrow.config import Ingredients, check_cut, parse
+from regrow.config import Ingredients, check_cut
 from regrow.errors import InputError
 from regrow.importance import Criterion
+from regrow.parsing import parse
 from regrow.prune import PruneSpec
 from regrow.tune.recipe import Continual, Recipe, needs_teacher
 

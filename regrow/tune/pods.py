@@ -13,12 +13,14 @@ import yaml
 
 from regrow.checkpoint import Checkpoint
 from regrow.errors import InputError, RegrowError
-from regrow.files import atomic_folder, link_or_copy
+from regrow.files import atomic_folder, canonical_digest, link_or_copy, sha256_of
 from regrow.tune.job import Launch
 from regrow.tune.recipe import Recipe
 from regrow.tune.tuned import Tuned
 
 _RESULT = "tuned"
+_GIVEN = "given"
+_DIGEST = "digest"  # written last: what lies beside it is whole
 
 # Number of pods, number of this one, address and port of pod 0, by who sets them: ZenML's Kubernetes step operator
 # (an Indexed Job with `pod_count`; Kubernetes itself numbers its pods), and Kubeflow's trainer, in torchrun's words.
@@ -70,8 +72,10 @@ def launch_of(environment: Mapping[str, str], **given: object) -> Launch:
 
 def lay_out(
     folder: Path, checkpoint: Checkpoint, data: Path, recipe: Recipe, teacher: Checkpoint | None = None
-) -> None:
-    """Write what the pods need into a folder that they share; what they have left there of the same run stays.
+) -> str:
+    """Write what the pods need into a folder that they share.
+
+    What pods have left there of the same run stays: they go on from it. What they left of another run goes.
 
     Args:
         folder: on a volume that every pod mounts.
@@ -80,18 +84,29 @@ def lay_out(
         recipe: how to train.
         teacher: the unpruned model, for methods that distil from it.
 
+    Returns:
+        A digest of all of it.
+
     Raises:
         RegrowError: the disk is full.
     """
-    with atomic_folder(folder / "given", replace=True) as scratch:
-        sources = {"model": checkpoint.folder, "data": data} | (
-            {"teacher": teacher.folder} if teacher else {}
-        )
+    settings = recipe.model_dump(mode="json")
+    sources = {"model": checkpoint.folder, "data": data} | ({"teacher": teacher.folder} if teacher else {})
+    rows = {file.name: sha256_of(file) for file in data.iterdir() if file.is_file()}
+    given = canonical_digest([checkpoint.digest, teacher.digest if teacher else None, settings, rows])
+    marker = folder / _GIVEN / _DIGEST
+    if marker.exists() and marker.read_text(encoding="utf-8") == given:
+        return given
+    for left in (_RESULT, "work"):
+        shutil.rmtree(folder / left, ignore_errors=True)
+    with atomic_folder(folder / _GIVEN, replace=True) as scratch:
         for name, source in sources.items():
             for file in sorted(one for one in source.rglob("*") if one.is_file()):
                 link_or_copy(file, scratch / name / file.relative_to(source))
-        text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+        text = yaml.safe_dump(settings, sort_keys=False)
         (scratch / "recipe.yaml").write_text(text, encoding="utf-8")
+        (scratch / _DIGEST).write_text(given, encoding="utf-8")
+    return given
 
 
 def command(folder: str, *, teacher: bool) -> list[str]:
@@ -105,8 +120,14 @@ def command(folder: str, *, teacher: bool) -> list[str]:
     words = ["regrow tune given/model --data given/data --recipe given/recipe.yaml", "--nodes auto"]
     words += ["--teacher given/teacher"] if teacher else []
     words += ['--work "work/$JOB_COMPLETION_INDEX"', f"--out {_RESULT}"]
-    # A result is there if all was done but the pod did not live to say so.
-    return ["sh", "-ec", f'cd "{folder}"; test -e {_RESULT} || exec {" ".join(words)}']
+    # A result is there if all was done but the pod did not live to say so; nothing was laid out where the result of an
+    # earlier run is taken from ZenML's cache.
+    rest = f"test -e {_RESULT} || exec {' '.join(words)}"
+    return [
+        "sh",
+        "-ec",
+        f'test -d "{folder}/{_GIVEN}" || {{ echo "nothing to do"; exit 0; }}; cd "{folder}"; {rest}',
+    ]
 
 
 def collect(folder: Path, out: Path) -> Tuned:
@@ -121,7 +142,10 @@ def collect(folder: Path, out: Path) -> Tuned:
         InputError: its files are not those that were written.
     """
     if not (folder / _RESULT).exists():
-        raise RegrowError(f"{folder / _RESULT}: pod 0 left no result; the log of the pods says why")
+        raise RegrowError(
+            f"{folder / _RESULT}: pod 0 left no result; the log of the pods says why. If the volume was cleared since "
+            "an earlier run, run again with caching off (enable_cache: false)"
+        )
     found = Tuned.open(folder / _RESULT)
     with atomic_folder(out, replace=True) as scratch:
         for file in sorted(one for one in found.folder.rglob("*") if one.is_file()):

@@ -1,8 +1,8 @@
 import pytest
 
-from regrow.config import parse
 from regrow.errors import InputError
 from regrow.merge import MergeSpec
+from regrow.parsing import parse
 
 
 def spec(**settings) -> MergeSpec:

@@ -4,7 +4,9 @@ import json
 import textwrap
 
 import pytest
+from kubernetes_validate import ValidationError, validate
 
+from regrow.tune.pods import launch_of
 from tests.infra.test_stacks import VALUES
 from tests.pipelines.project import Project
 
@@ -53,6 +55,7 @@ def steps(snapshot):
         name: {
             "operator": step.config.step_operator, "retry": step.config.retry and step.config.retry.max_retries,
             "environment": step.config.environment, "extra": step.config.extra, "after": step.spec.upstream_steps,
+            "command": step.config.command,
             "docker": step.config.docker_settings.model_dump(mode="json", exclude_unset=True),
             "settings": {
                 key: one.model_dump(mode="json", exclude_unset=True) for key, one in step.config.settings.items()
@@ -86,6 +89,9 @@ try:
     compiled(compress, fields, {"steps": {"prune": {"step_operator": "tpu"}}})
 except InputError as error:
     noted["no such operator"] = str(error)
+register(stages={"fine_tune": {"pods": 3}})
+noted["pods"] = remote.tuning_pods()
+noted["shared"] = steps(compiled(compress, fields | {"tune_pods": 3}, {}))
 register(images={})
 noted["without images"] = steps(compiled(compress, fields, {}))
 decision = {"name": "m", "version": "1", "target": "staging", "policy": Policy(), "reason": None}
@@ -98,6 +104,26 @@ noted["pod"] = ApiClient().sanitize_for_serialization(build_pod_manifest(
     pod_name=None, image_name="image", command=["python"], args=[], privileged=pod.privileged,
     pod_settings=pod.pod_settings, service_account_name=pod.service_account_name,
 ))
+from zenml.integrations.kubernetes import kube_utils
+from zenml.integrations.kubernetes.manifest_utils import (
+    build_headless_service_manifest, build_job_manifest, pod_template_manifest_from_pod,
+)
+shared = noted["shared"]["fine_tune_science"]
+settings = KubernetesStepOperatorSettings(**shared["settings"]["step_operator:gpu"])
+name = kube_utils.multi_pod_job_name("fine-tune-science", settings.pod_count)
+told = kube_utils.multi_pod_environment(job_name=name, namespace="regrow", pod_count=settings.pod_count)
+job = build_job_manifest(
+    job_name=name, backoff_limit=0, pod_count=settings.pod_count,
+    pod_template=pod_template_manifest_from_pod(build_pod_manifest(
+        pod_name=None, image_name="image", command=shared["command"], args=[], privileged=settings.privileged,
+        pod_settings=settings.pod_settings, service_account_name=settings.service_account_name, env=told,
+    )),
+)
+whole = ApiClient().sanitize_for_serialization(job)
+noted["job"] = whole | {"apiVersion": "batch/v1", "kind": "Job"}
+job.metadata.uid, job.api_version, job.kind = "7", "batch/v1", "Job"
+service = ApiClient().sanitize_for_serialization(build_headless_service_manifest(job))
+noted["service"] = service | {"apiVersion": "v1", "kind": "Service"}
 def refused(path):
     parameters, _ = read_config(Path(path), CompressConfig)
     try:
@@ -243,6 +269,54 @@ def test_the_pod_that_kubernetes_gets(noted):
     security = container["securityContext"]
     assert (security["allowPrivilegeEscalation"], security["privileged"]) == (False, False)
     assert security["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_tuning_in_several_pods_is_one_command_between_two_steps(noted):
+    shared = noted["shared"]
+    assert noted["pods"] == 3
+    tune = shared["fine_tune_science"]
+    assert tune["settings"]["step_operator:gpu"]["pod_count"] == 3
+    assert worker(tune)["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert tune["extra"] == {"regrow": {"stage": "fine_tune", "gpus": 3, "pods": 3}}
+    assert (tune["operator"], tune["retry"], tune["docker"]["parent_image"]) == ("gpu", 3, IMAGES["tune"])
+    assert tune["after"] == ["lay_out_fine_tune_science"]
+    assert "regrow tune given/model --data given/data" in tune["command"][-1]
+    assert '"$REGROW_WORK/pods/fine_tune_science"' in tune["command"][-1]
+    assert set(shared["lay_out_fine_tune_science"]["after"]) == {"prune", "validate_data_science"}
+    assert set(shared["collect_fine_tune_science"]["after"]) == {
+        "lay_out_fine_tune_science",
+        "fine_tune_science",
+    }
+    for name in ("lay_out_fine_tune_science", "collect_fine_tune_science"):
+        assert shared[name]["operator"] is None
+        assert "nvidia.com/gpu" not in worker(shared[name])["resources"]["limits"]
+    assert {"collect_fine_tune_science", "collect_fine_tune_arc"} <= set(shared["merge"]["after"])
+    # All else is as with one pod, and only this step has several.
+    rest = {name: step for name, step in shared.items() if "fine_tune" not in name}
+    assert rest.keys() == {name for name in noted["plain"] if "fine_tune" not in name}
+    assert not any("pod_count" in json.dumps(step["settings"]) for step in rest.values())
+
+
+@pytest.mark.parametrize("version", ["1.25", "1.31", "1.34"])
+def test_the_indexed_job_of_several_pods_is_valid_where_they_exist(noted, version):
+    # The test cluster's Kubernetes 1.20 drops these fields without a word.
+    job, service = noted["job"], noted["service"]
+    validate(job, version, strict=True)
+    validate(service, version, strict=True)
+    assert job["spec"]["completionMode"] == "Indexed"
+    assert (job["spec"]["completions"], job["spec"]["parallelism"], job["spec"]["backoffLimit"]) == (3, 3, 0)
+    pod = job["spec"]["template"]["spec"]
+    assert pod["subdomain"] == service["metadata"]["name"] == job["metadata"]["name"]
+    assert service["spec"]["clusterIP"] == "None"
+    told = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+    # What Kubernetes adds to it in each pod.
+    launch = launch_of(told | {"JOB_COMPLETION_INDEX": "2"})
+    name = job["metadata"]["name"]
+    assert (launch.nodes, launch.node_rank, launch.main_address) == (3, 2, f"{name}-0.{name}.regrow.svc")
+    broken = json.loads(json.dumps(job))
+    broken["spec"]["completionMod"] = broken["spec"].pop("completionMode")
+    with pytest.raises(ValidationError):
+        validate(broken, version, strict=True)
 
 
 def test_the_run_configuration_wins(noted):

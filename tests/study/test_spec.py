@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from regrow.config import parse, read_config
+from regrow.config import read_config
 from regrow.errors import InputError
+from regrow.parsing import parse
 from regrow.study import StudyConfig
 from regrow.tune.recipe import needs_teacher
 
@@ -20,7 +21,7 @@ def smollm2(**changes) -> StudyConfig:
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_bundled_studies_are_valid_and_train_on_nothing_that_they_evaluate(path):
     config, _ = read_config(path, StudyConfig)
-    looked_at = {task.source for task in config.evaluation.tasks}
+    looked_at = {task.source or task.name for task in config.evaluation.tasks}
     if config.evaluation.answers:
         looked_at.add(config.evaluation.answers.prompts.source)
     assert len(looked_at) >= 2

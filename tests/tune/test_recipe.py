@@ -2,8 +2,8 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from regrow.config import parse
 from regrow.errors import InputError
+from regrow.parsing import parse
 from regrow.tune.recipe import (
     Continual,
     Distill,

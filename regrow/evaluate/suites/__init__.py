@@ -50,7 +50,7 @@ def read_suite(
     Raises:
         InputError: no such suite, task or field; the message names those there are.
     """
-    from regrow.config import parse
+    from regrow.parsing import parse
 
     path = suites().get(str(name), Path(name))
     if not path.exists():
@@ -71,7 +71,7 @@ def read_suite(
 
 
 def _from_sources(tasks: dict[str, TaskSpec], path: Path) -> dict[str, TaskSpec]:
-    from regrow.config import parse
+    from regrow.parsing import parse
 
     changed = {}
     for name, given in _mapping(path).items():
