@@ -12,7 +12,7 @@ from infra.cluster import build, machine
 from infra.cluster.api import Api
 from infra.cluster.cluster import Cluster
 from infra.cluster.services import SERVICES, down, state, up
-from infra.cluster.values import values, variables
+from infra.cluster.values import IMAGES, values, variables
 from infra.servers import services as servers
 from regrow.errors import InputError, RegrowError
 
@@ -36,9 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cluster = Cluster(options.folder)
         if options.action == "up":
             return _up(cluster, options.gpus, options.servers)
-        return {"register": _register, "down": _down, "status": _status, "env": _env, "values": _values}[
-            options.action
-        ](cluster)
+        if options.action == "register":
+            return _register(cluster, options.images)
+        if options.action == "values":
+            return _values(cluster, options.images)
+        return {"down": _down, "status": _status, "env": _env}[options.action](cluster)
     except RegrowError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status
@@ -72,12 +74,12 @@ def _up(cluster: Cluster, gpus: int | None, with_servers: bool) -> int:
     return 0
 
 
-def _register(cluster: Cluster) -> int:
+def _register(cluster: Cluster, images: Path) -> int:
     # First: ZenML reads the address of its server when it is imported.
     os.environ.update(variables(cluster))
     from infra.cluster.stack import register
 
-    for change in register(cluster):
+    for change in register(cluster, images):
         _say(f"{change.kind} {change.name}: {change.done}")
     return 0
 
@@ -119,8 +121,8 @@ def _env(cluster: Cluster) -> int:
     return 0
 
 
-def _values(cluster: Cluster) -> int:
-    _say(json.dumps(values(cluster), indent=2, sort_keys=True))
+def _values(cluster: Cluster, images: Path) -> int:
+    _say(json.dumps(values(cluster, images), indent=2, sort_keys=True))
     return 0
 
 
@@ -143,6 +145,10 @@ def _parser() -> argparse.ArgumentParser:
                 type=Path,
                 default=Path("runs/cluster"),
                 help="keys, records, images, logs (%(default)s)",
+            )
+        if name in ("register", "values"):
+            action.add_argument(
+                "--images", type=Path, default=IMAGES, help="what infra.docker build wrote (%(default)s)"
             )
         if name == "up":
             action.add_argument(

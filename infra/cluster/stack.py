@@ -1,10 +1,12 @@
 """The stack `kubernetes` of this cluster, in the ZenML server beside it."""
 
+from pathlib import Path
+
 from zenml.client import Client
 from zenml.exceptions import EntityExistsError
 
 from infra.cluster.cluster import Cluster
-from infra.cluster.values import has_servers, values
+from infra.cluster.values import IMAGES, has_servers, values
 from infra.servers import mlflow_server, s3
 from infra.stacks.register import Change, up
 from infra.stacks.schema import load
@@ -12,10 +14,14 @@ from infra.stacks.values import combine
 from regrow.errors import InputError
 
 
-def register(cluster: Cluster) -> list[Change]:
+def register(cluster: Cluster, images: Path = IMAGES) -> list[Change]:
     """Make the secrets that the stack refers to and the stack itself, or bring them up to date.
 
     ZenML must be connected to the cluster's server (`values.variables`).
+
+    Args:
+        cluster: that runs, with servers beside it.
+        images: the file that `infra.docker build` wrote.
 
     Raises:
         InputError: the cluster has no servers.
@@ -33,4 +39,4 @@ def register(cluster: Cluster) -> list[Change]:
             Client().create_secret(name, values=content)
         except EntityExistsError:
             Client().update_secret(name, add_or_update_values=content)
-    return up(load("kubernetes"), combine([("the cluster", values(cluster))]))
+    return up(load("kubernetes"), combine([("the cluster", values(cluster, images))]))

@@ -1,17 +1,19 @@
 """What programs that use the cluster need: variables, and the values of the `kubernetes` stack."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from infra.cluster import registry
 from infra.cluster.cluster import CONTEXT, Cluster
 from infra.servers import mlflow_server, s3, zenml_server
 from infra.servers.environment import variables as of_servers
 from infra.servers.home import Home
+from infra.stacks.schema import Image
 from regrow.files import read_json
 
 NAMESPACE = "regrow"
 IMAGES = Path("runs/images.json")
+IMAGES_OF_STAGES: tuple[str, ...] = get_args(Image)
 # The stack's stages ask for what a model of billions of parameters needs; one small machine runs tiny ones.
 _RESOURCES = {"cpu": "100m", "memory": "2Gi", "ephemeral_storage": "1Gi"}
 _WAITING = {"memory": "600Mi", "ephemeral_storage": "512Mi"}
@@ -36,7 +38,7 @@ def values(cluster: Cluster, images: Path = IMAGES) -> dict[str, Any]:
 
     Args:
         cluster: that runs, or ran.
-        images: the file that `infra.docker build` wrote; what is not built yet is left out.
+        images: the file that `infra.docker build` wrote; the base image stands for those that are not built.
 
     Raises:
         InputError: the cluster was never up, or `images` is no JSON.
@@ -83,9 +85,9 @@ def values(cluster: Cluster, images: Path = IMAGES) -> dict[str, Any]:
             },
         }
     if images.is_file():
-        found["images"] = {
-            name.removeprefix("regrow-"): reference for name, reference in read_json(images).items()
-        }
+        built = {name.removeprefix("regrow-"): reference for name, reference in read_json(images).items()}
+        # Its GPUs compute nothing: what the base image has is all that any stage can use here.
+        found["images"] = (dict.fromkeys(IMAGES_OF_STAGES, built["base"]) if "base" in built else {}) | built
     return found
 
 
