@@ -34,7 +34,8 @@ def fine_tune(
             )
         )  # fmt: skip
         assert tuned is not None  # one machine
-        return recorded(tuned, name, recipe)
+        model, record = recorded(tuned, name, recipe)
+    return model, record  # ZenML takes a step for one of several outputs only where it sees a tuple here
 
 
 def recorded(tuned: Tuned, name: str, recipe: Recipe) -> tuple[Checkpoint, TuningRecord]:

@@ -34,7 +34,8 @@ def collect_tuning(
     with measured():
         out = work_dir() / f"tuned-{get_step_context().pipeline_run.id}"
         tuned = Tuned.open(out) if out.exists() else pods.collect(_shared(folder), out)
-        return recorded(tuned, name, recipe)
+        model, record = recorded(tuned, name, recipe)
+    return model, record
 
 
 def _shared(folder: str) -> Path:
