@@ -6,7 +6,7 @@ from zenml.client import Client
 from zenml.exceptions import EntityExistsError
 
 from infra.cluster.cluster import Cluster
-from infra.cluster.values import IMAGES, has_servers, values
+from infra.cluster.values import IMAGES, SOURCES, has_servers, values
 from infra.servers import mlflow_server, s3
 from infra.stacks.register import Change, up
 from infra.stacks.schema import load
@@ -32,6 +32,7 @@ def register(cluster: Cluster, images: Path = IMAGES) -> list[Change]:
     access, secret = s3.keys(home, "client")
     secrets = {
         "regrow-s3": {"aws_access_key_id": access, "aws_secret_access_key": secret},
+        SOURCES: {"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret},
         "regrow-mlflow": {"username": mlflow_server.ADMIN, "password": home.secret("mlflow.admin")},
     }
     for name, content in secrets.items():

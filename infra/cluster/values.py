@@ -12,6 +12,8 @@ from infra.stacks.schema import Image
 from regrow.files import read_json
 
 NAMESPACE = "regrow"
+# ZenML secret whose keys are variables of every step.
+SOURCES = "regrow-sources"
 IMAGES = Path("runs/images.json")
 IMAGES_OF_STAGES: tuple[str, ...] = get_args(Image)
 # The stack's stages ask for what a model of billions of parameters needs; one small machine runs tiny ones.
@@ -77,6 +79,7 @@ def values(cluster: Cluster, images: Path = IMAGES) -> dict[str, Any]:
             "experiment_tracker": {"tracking_uri": mlflow_server.url(home)},
             "model_registry": {},
             "zenml": {"url": zenml_server.url(home)},
+            "secrets": [SOURCES],  # models and data may lie in its buckets, too
             "environment": {
                 "AWS_DEFAULT_REGION": s3.REGION,
                 "AWS_ENDPOINT_URL_S3": endpoint,

@@ -28,6 +28,7 @@ class Site:
         project.python(
             "from zenml.client import Client\n"
             f"Client().create_secret('regrow-s3', values={keys!r})\n"
+            f"Client().create_secret('regrow-sources', values={ {name.upper(): one for name, one in keys.items()}!r})\n"
             f"Client().create_secret('regrow-mlflow', values={login!r})\n"
         )
 
