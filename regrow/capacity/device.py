@@ -64,10 +64,10 @@ def this_machine() -> Device:
     import torch
 
     from regrow.device import compute_dtype
-    from regrow.tune.estimate import _speed
+    from regrow.tune.estimate import probed_speed
 
     halves = compute_dtype(torch.bfloat16, "cpu") == torch.bfloat16
-    flops, bandwidth = _speed("bfloat16" if halves else "float32", "cpu")
+    flops, bandwidth = probed_speed("bfloat16" if halves else "float32", "cpu")
     return Device(
         name="cpu", kind="cpu", memory=psutil.virtual_memory().total, halves=halves, flops=flops, bandwidth=bandwidth,
         forward=0.6, train=0.75, stream=0.75, step=1.2e-3, start=2,

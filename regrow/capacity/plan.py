@@ -222,7 +222,8 @@ def make(
     """
     name, shape = config_for(config.model, model)
     base = paper(shape, name, folder)
-    gpus = stack.stage("fine_tune").resources.gpus or None if stack else None
+    tuning = stack.stage("fine_tune") if stack else None
+    gpus = (tuning.pods * tuning.resources.gpus or None) if tuning else None
     sizes = assumed or Assumptions()
     if isinstance(config, StudyConfig):
         steps, kind = study_steps(base, config, device, sizes, folder, gpus=gpus), "study"

@@ -46,7 +46,7 @@ def of_stage(stage: Any, *, cached: bool) -> Request:
     return Request(
         image=stage.image,
         operator=stage.step_operator,
-        gpus=asked.gpus,
+        gpus=stage.pods * asked.gpus,
         memory=quantity(asked.memory, "memory") if asked.memory else None,
         disk=quantity(asked.ephemeral_storage, "ephemeral_storage")
         if asked.ephemeral_storage and not cached

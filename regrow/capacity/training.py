@@ -14,7 +14,7 @@ from regrow.capacity.model import CONTEXT, LIBRARIES, sizes
 from regrow.capacity.need import GIB, Need, Work
 from regrow.capacity.paper import Paper
 from regrow.errors import InputError
-from regrow.tune.estimate import _parts, _what_counts, divisors
+from regrow.tune.estimate import divisors, memory_parts, what_counts
 from regrow.tune.recipe import Distill, Recipe, Sft, TeacherCorrection
 from regrow.tune.rehearsal import Cost, Shape, cost
 
@@ -144,7 +144,7 @@ def _at_most(parent: Paper, online: Paper | None, run: _Run, dtype: str, *, keep
 
     Recipes that differ in what changes nothing in a pass, such as a hundred learning rates, are rehearsed once.
     """
-    recipe = _what_counts(run.recipe)
+    recipe = what_counts(run.recipe)
     if keeping:
         recipe = recipe.model_copy(update={"gradient_checkpointing": False})
     return cost(parent, online, recipe, dtype, replace(run, length=run.recipe.max_length).shape)
@@ -156,7 +156,7 @@ def _of_one(
     """Bytes of one process at its longest pass."""
     kept = _at_most(parent, online, run, dtype, keeping=True).activations
     counted = _at_most(parent, online, run, dtype)
-    parts = _parts(counted, kept, device.kind, count, count > 1)
+    parts = memory_parts(counted, kept, device.kind, count, count > 1)
     return parts | ({"libraries": CONTEXT} if device.kind == "cuda" else {})
 
 

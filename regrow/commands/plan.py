@@ -38,14 +38,13 @@ def handle(arguments: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"--gpu-hour {arguments.gpu_hour:g}: a price is not negative")
     device, assumed = capacity.device(arguments.device), capacity.assumptions(arguments.assume)
     config, whole = read_config(arguments.config, _kind(arguments.config))
-    stack = _stack(arguments.stack) if arguments.stack else None
+    stack, lacks = _stack(arguments.stack) if arguments.stack else (None, [])
     with tempfile.TemporaryDirectory(prefix="regrow-plan-") as scratch:
         plan = capacity.make(
             config, whole, device, Path(scratch), assumed=assumed, model=arguments.model, stack=stack,
             price=arguments.gpu_hour,
         )  # fmt: skip
-        if stack is not None:
-            plan = replace(plan, lacks=_lacks(stack))
+        plan = replace(plan, lacks=lacks)
         return plan.to_json() if arguments.json else {"text": capacity.text(plan)}
 
 
@@ -63,26 +62,35 @@ def _kind(path: Path) -> Any:
     return StudyConfig if isinstance(parameters, dict) and "arms" in parameters else CompressConfig
 
 
-def _stack(name: str) -> Any:
+def _stack(name: str) -> tuple[Any, list[str]]:
+    """Return a stack file with what its site has made of it, and what the stack lacks.
+
+    Raises:
+        InputError: there is no such file, or it cannot be read here.
+    """
     try:
         from infra.stacks.schema import load
     except ModuleNotFoundError as error:
         raise InputError(f"--stack needs {error.name}; run regrow from a checkout of the project") from None
-    return load(name)
-
-
-def _lacks(stack: Any) -> list[str]:
-    """Return what `regrow stack check` finds missing, and what could not be known."""
+    stack = load(name)
     try:
-        from infra.stacks.check import check
+        return _registered(stack)
     except ModuleNotFoundError as error:
-        return [f"not checked: {error.name} is not installed; install regrow[pipeline]"]
-    try:
-        found = check(stack)
+        return stack, [f"not checked: {error.name} is not installed; install regrow[pipeline]"]
     except Exception as error:  # a server that is not there must not keep a plan from being made
-        return [f"not checked: {(str(error).strip() or type(error).__name__).splitlines()[0]}"]
-    return [
+        return stack, [f"not checked: {(str(error).strip() or type(error).__name__).splitlines()[0]}"]
+
+
+def _registered(stack: Any) -> tuple[Any, list[str]]:
+    """Ask ZenML: the stages as the site's values have them, and what `regrow stack check` misses or cannot know."""
+    from infra.stacks.check import check
+    from infra.stacks.register import find, kept_values
+    from infra.stacks.values import sized
+
+    registered = find(stack.name)
+    lacks = [
         f"{one.what}: {one.said}{f' -> {one.remedy}' if one.remedy else ''}"
-        for one in found
+        for one in check(stack)
         if one.state != "ok"
     ]
+    return (sized(stack, kept_values(registered)) if registered else stack), lacks

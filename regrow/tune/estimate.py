@@ -27,8 +27,8 @@ _LIBRARIES = {"cpu": 540 * 2**20, "cuda": 600 * 2**20}
 # malloc on a CPU: measured 0.27 to 0.63, the largest with gradient checkpointing, whose freed tensors lie between
 # kept ones. On a GPU: an allowance, not measured.
 _UNUSABLE = {"cpu": 0.6, "cuda": 0.1}
-# Share of the probes' speeds (`_speed`) that training reached, in CPU time of the same runs: 0.55 (packed, whose mask
-# slows attention) to 1.1 (gradient checkpointing), their geometric mean. On a GPU not measured.
+# Share of the speeds of `probed_speed` that training reached, in CPU time of the same runs: 0.55 (packed, whose
+# mask slows attention) to 1.1 (gradient checkpointing), their geometric mean. On a GPU not measured.
 _EFFICIENCY = 0.75
 _FLOAT = 4  # bytes of a trained weight, of its gradient, and of each of AdamW's two moments
 _GIB = 2**30
@@ -130,11 +130,11 @@ def estimate(setting: Setting) -> Estimate:
     worst = max(batches, key=lambda batch: batch.tokens(recipe.packing))
     online = teacher if isinstance(recipe, Distill) and recipe.teacher == "online" else None
     shape = worst.shape(recipe.packing)
-    key = _what_counts(recipe)
+    key = what_counts(recipe)
     cost = rehearsal.cost(setting.parent, online, key, dtype, shape)
     keeping = key.model_copy(update={"gradient_checkpointing": False})
     kept = rehearsal.cost(setting.parent, online, keeping, dtype, shape).activations
-    parts = _parts(cost, kept, device, setting.processes, setting.sharded)
+    parts = memory_parts(cost, kept, device, setting.processes, setting.sharded)
     if teacher and isinstance(recipe, Distill) and not online:
         # The teacher writes first, and is gone when the student comes.
         first = _stored_bytes(teacher, dtype) + parts["libraries"]
@@ -240,7 +240,7 @@ def _batches(lengths: Sequence[int], recipe: Sft | Distill, size: int) -> list[_
     ]
 
 
-def _what_counts(recipe: Sft | Distill) -> Sft | Distill:
+def what_counts(recipe: Sft | Distill) -> Sft | Distill:
     """Return the recipe with whatever changes nothing in a forward pass at its default; a key for the cache."""
     names = {
         "trainable",
@@ -254,7 +254,16 @@ def _what_counts(recipe: Sft | Distill) -> Sft | Distill:
     return type(recipe)(**{name: getattr(recipe, name) for name in names if hasattr(recipe, name)})
 
 
-def _parts(cost: "Cost", kept: int, device: str, processes: int, sharded: bool) -> dict[str, int]:
+def memory_parts(cost: "Cost", kept: int, device: str, processes: int, sharded: bool) -> dict[str, int]:
+    """Return the bytes that training takes at most on one device, by what they are for.
+
+    Args:
+        cost: of the largest forward and backward pass, and of the weights.
+        kept: bytes that this pass keeps, of which the allocator cannot use all again.
+        device: cpu or cuda.
+        processes: that share a step.
+        sharded: whether FSDP spreads weights, gradients and optimiser over them.
+    """
     trained = cost.trained * _FLOAT
     over = processes if sharded else 1
     parts = {
@@ -297,7 +306,7 @@ def _seconds(
     pairs = sum(batch.pairs(packed) for batch in batches) / worst.pairs(packed)
     head = learned * sum(sum(batch.lengths) for batch in batches) / worst.tokens(packed)
     operations = cost.operations * tokens + cost.attention * pairs + cost.of_head * head
-    speed, bandwidth = _speed(dtype, device)
+    speed, bandwidth = probed_speed(dtype, device)
     # AdamW writes gradient, weight, two moments and as many intermediate values for every weight of a step.
     steps = len(batches) * len(worst.lengths) / recipe.batch_size
     written = cost.written * tokens + steps * cost.trained * _FLOAT * 8
@@ -307,7 +316,7 @@ def _seconds(
 
 
 @lru_cache(maxsize=8)
-def _speed(dtype: str, device: str) -> tuple[float, float]:
+def probed_speed(dtype: str, device: str) -> tuple[float, float]:
     """Return this machine's operations a second in products of matrices, and bytes written a second by all else.
 
     The second is on tensors so large that the allocator asks the system for them, as it does in training.

@@ -79,14 +79,19 @@ def test_the_table_names_every_step_the_totals_and_what_does_not_fit(capfd, tmp_
 
 
 def test_a_stack_file_says_what_is_asked_for(capfd, monkeypatch):
+    from infra.stacks.values import combine, sized
     from regrow.commands import plan as command
 
-    monkeypatch.setattr(command, "_lacks", lambda stack: [f"{stack.name}: no server"])
+    values = combine([("values", {"stages": {"fine_tune": {"pods": 2, "resources": {"gpus": 4}}}})])
+    monkeypatch.setattr(
+        command, "_registered", lambda stack: (sized(stack, values), ["kubernetes: no server"])
+    )
     found = json.loads(plan(capfd, str(ROOT / "configs/demo.yaml"), "--stack", "kubernetes", "--json"))
     by_name = {one["name"]: one for one in found["steps"]}
     assert by_name["fine_tune_arc"]["image"] == "tune"
     assert by_name["fine_tune_arc"]["step_operator"] == "gpu"
-    assert by_name["fine_tune_arc"]["requested"]["gpus"] == 1
+    assert by_name["fine_tune_arc"]["requested"]["gpus"] == 8  # the site's: two pods
+    assert by_name["evaluate_base"]["requested"]["gpus"] == 1
     assert by_name["prune"]["requested"]["memory_bytes"] == 16 * GIB
     assert found["lacks"] == ["kubernetes: no server"] and found["stack"] == "kubernetes"
     assert "the stack kubernetes lacks:" in plan(

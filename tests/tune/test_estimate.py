@@ -171,7 +171,7 @@ def test_remedies_are_named_only_where_they_apply(llama: Checkpoint):
     on_gpu = {"device": "cuda", "dtype": "bfloat16"}
     with pytest.MonkeyPatch.context() as patch:
         # Only memory is asked for here; how fast a GPU is has no say.
-        patch.setattr("regrow.tune.estimate._speed", lambda dtype, device: (1e12, 1e10))
+        patch.setattr("regrow.tune.estimate.probed_speed", lambda dtype, device: (1e12, 1e10))
         big = refusal(llama, Sft(trainable=Full()), room(Sft(), **on_gpu), **on_gpu)
         assert "trainable.kind lora" in big and "sharding" not in big
         four_bits = room(Sft(trainable=Lora(kind="qlora")), **on_gpu)
