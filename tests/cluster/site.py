@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from regrow.files import sha256_of
 from tests.cluster.prepared import NAMESPACE, Prepared
 from tests.cluster.running import ROOT, Running
 from tests.pipelines.project import Project, tiny_config
+from tests.tiny import tiny_checkpoint
 
 
 class Site:
@@ -63,6 +65,9 @@ class Site:
         """Return a tiny configuration whose model lies in the bucket, its data on the pods' volume, all pinned."""
         config = tiny_config(self.project)
         data = self.project.folder / "data"
+        # A model that nobody has seen: what an earlier run on this cluster has cached is of another.
+        shutil.rmtree(data / "model")
+        tiny_checkpoint(data / "model", seed=time.time_ns() % 2**31)
         store = s3.client(self.cluster.cluster.servers)
         for file in sorted(one for one in (data / "model").rglob("*") if one.is_file()):
             store.upload_file(str(file), s3.ZENML_BUCKET, f"inputs/model/{file.relative_to(data / 'model')}")

@@ -80,14 +80,17 @@ def test_independent_branches_ran_at_the_same_time(ran):
 
 def test_artifacts_lie_in_the_bucket_and_the_version_in_mlflow(ran, site):
     store = s3.client(site.cluster.cluster.servers)
-    keys = [
-        one["Key"] for one in store.list_objects_v2(Bucket=s3.ZENML_BUCKET, Prefix="artifacts/")["Contents"]
-    ]
-    weights = [key for key in keys if key.endswith("model.safetensors")]
+
+    def weights(bucket):
+        pages = store.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        return [
+            one["Key"] for page in pages for one in page.get("Contents", [])
+            if one["Key"].endswith("/model.safetensors") and one["LastModified"] >= ran["began"]
+        ]  # fmt: skip
+
     # base, pruned, two tuned, merged: each model once, and none of them in MLflow's bucket, too.
-    assert len(weights) == 5
-    there = store.list_objects_v2(Bucket=s3.MLFLOW_BUCKET).get("Contents", [])
-    assert not [one["Key"] for one in there if one["Key"].endswith("model.safetensors")]
+    assert len(weights(s3.ZENML_BUCKET)) == 5
+    assert not weights(s3.MLFLOW_BUCKET)
     registry = ran["summary"]["registry"]
     listed = site.regrow("models", "show", "tiny-regrow", registry["version"], "--json")
     assert listed.returncode == 0, listed.stderr
