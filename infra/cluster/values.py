@@ -56,6 +56,8 @@ def values(cluster: Cluster, images: Path = IMAGES) -> dict[str, Any]:
             "kubernetes_namespace": NAMESPACE,
             "service_account_name": "regrow-orchestrator",
             "step_pod_service_account_name": "regrow-step",
+            # Pods that wait for a GPU fill the namespace's quota as if they worked.
+            "max_parallelism": 4,
         },
         "step_operators": {
             "gpu": {

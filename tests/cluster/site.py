@@ -28,7 +28,7 @@ class Site:
         self.project = Project(folder)
         self.environment = self.project.environment | cluster.variables
         Prepared(cluster)
-        images = folder / "images.json"
+        self.images = images = folder / "images.json"
         # Of what git has of this very checkout; layers that were built before are taken from the builder's store.
         self._ran(
             [sys.executable, "-m", "infra.docker", "build", "base", "--registry", cluster.cluster.registry,
