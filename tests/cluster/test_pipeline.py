@@ -1,17 +1,20 @@
 """`regrow run --stack kubernetes`: the whole pipeline in pods, and what it does when parts of the world go away."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime
 
 import pytest
+from kubernetes import client
 
 from infra.servers import s3
 from infra.servers import services as servers
 from tests.cluster.prepared import NAMESPACE
-from tests.cluster.running import Running
+from tests.cluster.running import Running, wait_for
 from tests.cluster.site import Site, Watch, gpus_of, step_of
 
 pytestmark = pytest.mark.cluster
@@ -250,25 +253,56 @@ def test_a_run_survives_the_loss_of_pods_and_servers(ran, site, config):
     _no_orphans(site)
 
 
-def test_a_run_waits_for_the_registry_and_the_quota(ran, site):
+def test_a_run_waits_while_the_quota_is_full(ran, site):
     site.forget()
-    from kubernetes import client
-
     quota = client.V1ResourceQuota(
         metadata=client.V1ObjectMeta(name="full"), spec=client.V1ResourceQuotaSpec(hard={"pods": "0"})
     )
     site.core.create_namespaced_resource_quota(NAMESPACE, quota)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "regrow.cli", "run", "tiny.yaml", "--stack", "kubernetes"],
-        cwd=site.project.folder, env=site.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    time.sleep(40)
-    assert process.poll() is None
-    assert not site.pods()
-    site.core.delete_namespaced_resource_quota("full", NAMESPACE)
-    said, _ = process.communicate(timeout=600)
+    process = started(site, "tiny.yaml")
+    try:
+        time.sleep(40)
+        assert process.poll() is None
+        assert not site.pods()
+    finally:
+        site.core.delete_namespaced_resource_quota("full", NAMESPACE)
+    said, _ = process.communicate(timeout=900)
     assert process.returncode == 0, said[-5000:]
     _no_orphans(site)
+
+
+def test_pods_wait_for_a_registry_that_is_away(ran, site):
+    site.forget()
+    running = site.cluster
+    ctr = ["ctr", "--address", str(running.cluster.containerd_socket), "--namespace", "k8s.io", "images"]
+    names = subprocess.run([*ctr, "ls", "--quiet"], check=True, capture_output=True, text=True).stdout.split()
+    ours = [name for name in names if "regrow-base" in name]
+    assert ours
+    subprocess.run([*ctr, "rm", "--sync", *ours], check=True, capture_output=True)
+    os.kill(running.pids["registry"], signal.SIGKILL)
+    process = started(site, "tiny.yaml")
+    try:
+        wait_for(
+            lambda: any(
+                status.state.waiting and status.state.waiting.reason in ("ErrImagePull", "ImagePullBackOff")
+                for pod in site.pods() for status in pod.status.container_statuses or []
+            ),
+            lambda: "every image was there",
+            180,
+        )  # fmt: skip
+        assert process.poll() is None
+    finally:
+        running.command("up")
+    said, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, said[-5000:]
+    _no_orphans(site)
+
+
+def started(site: Site, name: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "regrow.cli", "run", name, "--stack", "kubernetes"],
+        cwd=site.project.folder, env=site.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
 
 
 def _no_orphans(site: Site) -> None:
