@@ -121,30 +121,31 @@ def gpus_of(pod: Any) -> int:
 
 
 class Watch:
-    """Does things to a run while it runs: each once, when its sign is there."""
+    """Does things to a run while it runs: each once, when its sign is there, and none waits for another."""
 
-    def __init__(self, site: Site, *acts: tuple[str, Callable[[], bool], Callable[[], None]]) -> None:
+    def __init__(self, *acts: tuple[str, Callable[[], bool], Callable[[], None]]) -> None:
         self.done: list[str] = []
         self.errors: list[str] = []
-        self._site, self._acts, self._over = site, list(acts), threading.Event()
-        self._thread = threading.Thread(target=self._watch)
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._wait, args=act) for act in acts]
 
     def __enter__(self) -> "Watch":
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    def _watch(self) -> None:
+    def _wait(self, name: str, sign: Callable[[], bool], do: Callable[[], None]) -> None:
         while not self._over.wait(0.5):
-            for act in list(self._acts):
-                name, sign, do = act
-                try:
-                    if sign():
-                        self._acts.remove(act)
-                        do()
-                        self.done.append(name)
-                except Exception as error:  # the API server may be busy; a failed act is told at the end
-                    self.errors.append(f"{name}: {error!r}")
+            try:
+                if sign():
+                    do()
+                    self.done.append(name)
+                    return
+            except Exception as error:  # told at the end: a thread cannot fail a test
+                self.errors.append(f"{name}: {error!r}")
+                return
