@@ -36,11 +36,21 @@ class Site:
             ROOT,
         )  # fmt: skip
         self.image = json.loads(images.read_text())["base"]
+        self.register()
+
+    def register(self) -> None:
+        """Register the cluster's own stack."""
         self._ran(
-            [sys.executable, "-m", "infra.cluster", "register", "--folder", str(cluster.cluster.folder),
-             "--images", str(images)],
+            [sys.executable, "-m", "infra.cluster", "register", "--folder", str(self.cluster.cluster.folder),
+             "--images", str(self.images)],
             ROOT,
         )  # fmt: skip
+
+    def stack(self, values: dict[str, Any]) -> None:
+        """Register the stack with other values."""
+        (self.project.folder / "values.json").write_text(json.dumps(values))
+        done = self.regrow("stack", "up", "kubernetes", "--values", "values.json")
+        assert done.returncode == 0, done.stderr
 
     def _ran(self, command: list[str], folder: Path) -> str:
         done = subprocess.run(

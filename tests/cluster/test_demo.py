@@ -21,9 +21,7 @@ def site(cluster: Running, tmp_path_factory) -> Site:
     # What SmolLM2 needs, where the cluster's own values are for tiny models.
     values = json.loads(cluster.command("values", "--images", str(site.images)))
     values["stages"]["every"]["resources"]["memory"] = "4Gi"
-    (site.project.folder / "values.json").write_text(json.dumps(values))
-    done = site.regrow("stack", "up", "kubernetes", "--values", "values.json")
-    assert done.returncode == 0, done.stderr
+    site.stack(values)
     # The wheels that the file names, as an earlier run would have left them on the node: pods of a test cluster do not
     # know this machine's way to the package index.
     for source, sha256 in _wheels(yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())):

@@ -296,6 +296,26 @@ def test_pods_wait_for_a_registry_that_is_away(ran, site):
     _no_orphans(site)
 
 
+def test_a_pod_that_is_killed_for_memory_says_so_beside_the_estimate(ran, site, config):
+    site.forget()
+    values = json.loads(site.cluster.command("values", "--images", str(site.images)))
+    values["stages"]["fine_tune"] = {"resources": {"memory": "800Mi", "shm": "64Mi"}, "retries": 0}
+    short = json.loads(json.dumps(config))
+    short["parameters"]["tune"]["learning_rate"] = 3e-4
+    name = site.project.write_config(short, "short.yaml")
+    try:
+        site.stack(values)
+        done = site.regrow("run", name, "--stack", "kubernetes")
+    finally:
+        site.register()
+    assert done.returncode == 1, done.stderr[-5000:]
+    said = done.stderr.splitlines()[-1]
+    assert "memory of this container: limit 0.8 GiB" in said, said
+    assert "killed by the kernel" in said
+    assert "estimated need" in said
+    _no_orphans(site)
+
+
 def started(site: Site, name: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "regrow.cli", "run", name, "--stack", "kubernetes"],
