@@ -2,9 +2,11 @@
 
 import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 
-from steps import workspace
+ROOT = Path(__file__).parents[2]
 
 
 def folder(root: Path, name: str) -> Path:
@@ -15,24 +17,31 @@ def folder(root: Path, name: str) -> Path:
     return made
 
 
-def test_the_last_step_removes_what_nobody_works_on(tmp_path, monkeypatch):
+def clear(home: Path, **variables: str) -> None:
+    """Call it in a process of its own: importing the steps makes a ZenML database."""
+    kept = {name: value for name, value in os.environ.items() if name != "REGROW_WORK"}
+    subprocess.run(
+        [sys.executable, "-c", "from steps.workspace import clear_work; clear_work()"],
+        cwd=home, env=kept | {"PYTHONPATH": str(ROOT), "HOME": str(home)} | variables, check=True,
+        capture_output=True,
+    )  # fmt: skip
+
+
+def test_the_last_step_removes_what_nobody_works_on(tmp_path):
     root = tmp_path / "work" / "compress-1"
     done, busy = folder(root, "generate_self_data_science"), folder(root, "fine_tune_science")
     held = os.open(busy / ".lock", os.O_RDWR)
     fcntl.flock(held, fcntl.LOCK_EX)
-    monkeypatch.setenv("REGROW_WORK", str(root))
-    workspace.clear_work()
+    clear(tmp_path, REGROW_WORK=str(root))
     assert not done.parent.exists()
     assert (busy / "shard").read_text() == "rows"
     os.close(held)
-    workspace.clear_work()
+    clear(tmp_path, REGROW_WORK=str(root))
     assert not root.exists()
     assert root.parent.exists()
 
 
-def test_on_one_machine_it_removes_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("REGROW_WORK", raising=False)
+def test_on_one_machine_it_removes_nothing(tmp_path):
     made = folder(tmp_path / "runs" / "work", "prune")
-    workspace.clear_work()
+    clear(tmp_path)
     assert made.exists()
