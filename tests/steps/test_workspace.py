@@ -20,8 +20,10 @@ def folder(root: Path, name: str) -> Path:
 def clear(home: Path, **variables: str) -> None:
     """Call it in a process of its own: importing the steps makes a ZenML database."""
     kept = {name: value for name, value in os.environ.items() if name != "REGROW_WORK"}
+    program = home / "program.py"  # a file: ZenML finds its source root by it
+    program.write_text("from steps.workspace import clear_work\n\nclear_work()\n")
     subprocess.run(
-        [sys.executable, "-c", "from steps.workspace import clear_work; clear_work()"],
+        [sys.executable, str(program)],
         cwd=home, env=kept | {"PYTHONPATH": str(ROOT), "HOME": str(home)} | variables, check=True,
         capture_output=True,
     )  # fmt: skip
