@@ -14,6 +14,8 @@ export UV_FIND_LINKS ?= $(FIND_LINKS)
 export ZENML_ANALYTICS_OPT_IN ?= false
 export GX_ANALYTICS_ENABLED ?= False
 export TOKENIZERS_PARALLELISM ?= false
+# Images of containers like to set it. Then every process compiles all that it imports anew: ten seconds for ZenML and torch.
+unexport PYTHONDONTWRITEBYTECODE
 
 KUBEFLOW := .venv-kubeflow
 CLUSTER ?= /var/tmp/regrow-cluster
