@@ -179,7 +179,7 @@ def _finish(launch: Launch) -> PipelineRunResponse:
     # ZenML 0.98 remembers that many steps of a run and then fails a step with more inputs than that; a study's last
     # step has one for each model and measure.
     os.environ.setdefault("ZENML_EXECUTION_CONTEXT_STEP_RUN_CACHE_SIZE", "100000")
-    with remote.told():
+    with remote.told(launch.pipeline.name):
         run = launch.pipeline(**launch.parameters)
     if run is None:
         raise RegrowError("ZenML returned no run; see its log above")

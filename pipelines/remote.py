@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
+from uuid import UUID
 
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 from zenml.client import Client
 from zenml.enums import ExecutionStatus, StackComponentType
 from zenml.models import PipelineRunResponse, StackResponse
+from zenml.orchestrators.publish_utils import publish_failed_pipeline_run
 from zenml.pipelines.pipeline_definition import Pipeline
 from zenml.steps.command_step import CommandStep
 
@@ -93,14 +95,34 @@ def tuning_pods() -> int:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Turn what ZenML raises about an orchestrator that failed elsewhere into one line."""
+def told(pipeline: str) -> Iterator[None]:
+    """Turn what ZenML raises about an orchestrator that failed elsewhere into one line; what never started is ended.
+
+    Else an image that could not be pulled would be there one day, and a run start that nobody waits for any more.
+
+    Args:
+        pipeline: name of the pipeline that is run inside.
+    """
     try:
         yield
     except RuntimeError as error:
         if not _is_remote(Client().active_stack_model):
             raise
-        raise RegrowError(f"the run could not be started or watched: {error}") from error
+        said = [str(error)]
+        if (run := _not_started(pipeline)) is not None:
+            said += [line for lines in troubles(run).values() for line in lines]
+            stop_leftovers(run)
+            publish_failed_pipeline_run(run)
+        raise RegrowError(f"the run could not be started or watched: {'; '.join(said)}") from error
+
+
+def _not_started(pipeline: str) -> UUID | None:
+    """Return this user's newest run of a pipeline, if none of its steps has begun."""
+    runs = Client().list_pipeline_runs(
+        pipeline=pipeline, user=Client().active_user.id, sort_by="desc:created", size=1
+    )
+    waiting = (ExecutionStatus.INITIALIZING, ExecutionStatus.PROVISIONING)
+    return next((run.id for run in runs.items if run.status in waiting), None)
 
 
 def demand_success(run: PipelineRunResponse) -> None:

@@ -28,15 +28,27 @@ def _gpus() -> int:
 
 
 def facts(seconds: float, peak: int, lost: float = 0.0) -> dict[str, float | int]:
-    """Return what a try of a step has used, for ZenML's metadata.
+    """Return what a step has used, for ZenML's metadata.
+
+    Kubernetes replaces a pod that was deleted, and ZenML takes the new one for the same try: what the earlier one has
+    said of itself is added to `lost_seconds` here, and counted in `tries`.
 
     Args:
-        seconds: it took.
+        seconds: this pod took.
         peak: bytes of memory at most.
         lost: seconds of an earlier try that could not say so itself.
     """
-    has = held()
-    found: dict[str, float | int] = {"seconds": round(seconds, 2), "peak_memory_bytes": peak, **has}
+    run = get_step_context().step_run
+    before = run.run_metadata
+    # A try that ZenML itself has begun anew has a record of its own, and counts there.
+    silent = bool(lost) and run.version == 1
+    found = {
+        "seconds": round(seconds, 2),
+        "peak_memory_bytes": max(peak, int(before.get("peak_memory_bytes", 0))),
+        "tries": int(before.get("tries", 0)) + silent + 1,
+        **held(),
+    }
+    lost += float(before.get("seconds", 0.0)) + float(before.get("lost_seconds", 0.0))
     return found | ({"lost_seconds": round(lost, 2)} if lost else {})
 
 
@@ -77,7 +89,7 @@ def _add(row: dict[str, float], step: Any) -> None:
         row["tries"] += status in ("retried", "retrying")
         return
     seconds = float(used["seconds"]) + float(used.get("lost_seconds", 0.0))
-    row["tries"] += 1
+    row["tries"] += int(used.get("tries", 1))
     row["steps"] += status == "completed"
     row["seconds"] += seconds
     row["cpu_seconds"] += seconds * float(used.get("cpus", 0))
