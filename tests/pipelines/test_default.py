@@ -22,7 +22,12 @@ def test_the_default_runs_on_the_real_model_at_reduced_size(tmp_path):
     parameters["tune"] |= {"max_steps": 6, "batch_size": 4}
     for task in parameters["evaluation"]["tasks"]:
         task["limit"] = 4
-    parameters["evaluation"]["perplexity"]["limit"] = 3
+    evaluation = parameters["evaluation"]
+    evaluation["perplexity"]["limit"] = 3
+    evaluation["answers"]["max_new_tokens"], evaluation["answers"]["prompts"]["limit"] = 8, 3
+    evaluation["speed"] = {"prompt_tokens": 16, "new_tokens": 4, "batch_sizes": [1], "rounds": 1}
+    evaluation["draft"] = {"tokens": [2], "new_tokens": 8, "limit": 1, "rounds": 1}
+    parameters["shift"]["limit"] = 4
     done = project.regrow("run", project.write_config(config), "--json")
     assert done.returncode == 0, done.stderr[-4000:]
     summary = json.loads(done.stdout)
