@@ -6,9 +6,9 @@ import mlflow
 from zenml import log_metadata, step
 from zenml.types import MarkdownString
 
+from infra.stages import ZenStages
 from regrow.promotion import Decision, Outcome, Policy, carry_out, decide
 from regrow.promotion.record import Target
-from steps.promote_stages import ZenStages
 
 
 @step(experiment_tracker=True, enable_cache=False)

@@ -60,7 +60,7 @@ def handle(arguments: argparse.Namespace) -> dict[str, Any]:
 def _zenml(version: "Version") -> dict[str, Any] | None:
     """Return what ZenML holds of a version that names one there; None where ZenML is not installed."""
     try:
-        from steps.promote_stages import ZenStages
+        from infra.stages import ZenStages
     except ModuleNotFoundError:
         return None
     return ZenStages(version.name).facts(version.tags["zenml.model_version"])

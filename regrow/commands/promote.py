@@ -108,7 +108,7 @@ def _stages(client: "MlflowClient", name: str) -> "StageMover | None":
         if not any(ZENML_TAG in one.tags for one in search(client, name)):
             return None
     try:
-        from steps.promote_stages import ZenStages
+        from infra.stages import ZenStages
     except ModuleNotFoundError:
         return None  # where it is needed, promotion says so
     return ZenStages(name)

@@ -1,6 +1,6 @@
 """The other registry: stages of a model's versions in ZenML, as a small protocol.
 
-`regrow` does not import ZenML; `steps.promote_stages.ZenStages` is the implementation.
+`regrow` does not import ZenML; `infra.stages.ZenStages` is the implementation.
 """
 
 from typing import Literal, Protocol

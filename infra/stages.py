@@ -1,4 +1,7 @@
-"""ZenML's part of a promotion: the stages of a model's versions (regrow.promotion.StageMover)."""
+"""ZenML's part of a promotion: the stages of a model's versions (regrow.promotion.StageMover).
+
+Not among the steps: whoever only asks, as an audit does, need not import all of them, and torch with them.
+"""
 
 from typing import Any
 
