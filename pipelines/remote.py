@@ -16,7 +16,7 @@ from zenml.pipelines.pipeline_definition import Pipeline
 from zenml.steps.command_step import CommandStep
 
 from infra.stacks import launching, reaching, schema
-from infra.stacks.podstates import stop_leftovers, troubles
+from infra.stacks.podstates import MEMORY, stop_leftovers, troubles
 from regrow.errors import GateFailedError, InputError, RegrowError
 from regrow.files import canonical_digest
 
@@ -143,7 +143,10 @@ def demand_success(run: PipelineRunResponse) -> None:
         info = step.exception_info
         if info and str(info.source).endswith("GateFailedError"):
             raise GateFailedError(str(info.message))
-        reasons = [info.message if info else None, *pods.pop(name, [])]
+        of_pods = pods.pop(name, [])
+        if any(MEMORY in line for line in of_pods) and (need := step.run_metadata.get("estimated_bytes")):
+            of_pods.append(f"estimated need {int(str(need)) / 2**30:.1f} GiB")
+        reasons = [info.message if info else None, *of_pods]
         said.append(f"{name}: {'; '.join(filter(None, reasons)) or 'its pod is gone'}")
     said += [f"{name}: {'; '.join(lines)}" for name, lines in pods.items()]
     raise RegrowError(

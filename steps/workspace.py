@@ -123,11 +123,18 @@ def measured() -> Iterator[None]:
     done = threading.Event()
     work = work_dir()
     attempt, peak, kills = Attempt(work), [0], memory.read().kills or 0
+    step = get_step_context().step_run.id
 
     def watch() -> None:
+        told = False
         while True:
             peak[0] = max(peak[0], _tree_memory())
             attempt.note(peak[0])
+            if not told and (need := memory.estimated(work)) is not None:
+                told = True
+                # For whoever started the run: a container that is killed for memory says nothing any more.
+                with suppress(Exception):
+                    log_metadata({"estimated_bytes": need}, step_id=step)
             if done.wait(0.5):
                 return
 

@@ -8,6 +8,7 @@ from zenml.client import Client
 from zenml.enums import StackComponentType
 
 log = logging.getLogger(__name__)
+MEMORY = "was killed for memory"
 
 
 def troubles(run: UUID) -> dict[str, list[str]]:
@@ -79,7 +80,7 @@ def trouble(pod: Any) -> str | None:
         if ended and ended.reason == "OOMKilled":
             limit = _limits(pod).get("memory", "none")
             return (
-                f"the pod {name} was killed for memory (OOMKilled; its limit: {limit}): raise resources.memory of its "
+                f"the pod {name} {MEMORY} (OOMKilled; its limit: {limit}): raise resources.memory of its "
                 "stage, or make the batch or micro batch smaller"
             )
         if waiting and waiting.reason not in (None, "ContainerCreating", "PodInitializing"):
