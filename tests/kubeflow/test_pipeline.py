@@ -152,4 +152,6 @@ def test_its_artifacts_lie_in_the_store_and_its_version_in_mlflow(ran, world, mo
         version = mlflow.MlflowClient().get_model_version_by_alias("tiny-regrow", "challenger")
     finally:
         mlflow.set_tracking_uri(before)
-    assert version.tags["regrow.digest"] == ran["summary"]["registered"]["digest"], json.dumps(ran["summary"])[:2000]
+    assert version.tags["regrow.digest"] == ran["summary"]["registered"]["digest"], json.dumps(
+        ran["summary"]
+    )[:2000]

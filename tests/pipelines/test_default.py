@@ -8,9 +8,8 @@ import yaml
 from tests.pipelines.project import ROOT, Project
 
 
-@pytest.mark.real
-def test_the_default_runs_on_the_real_model_at_reduced_size(tmp_path):
-    project = Project(tmp_path)
+def reduced() -> dict:
+    """Return the bundled default with so few records, questions and tokens that it is over in minutes."""
     config = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
     parameters = config["parameters"]
     parameters["calibration"]["limit"] = 4
@@ -20,14 +19,21 @@ def test_the_default_runs_on_the_real_model_at_reduced_size(tmp_path):
     parameters["self_data"]["max_new_tokens"] = 48
     parameters["gate"] = {"min_records": 4, "min_acceptance_rate": 0}
     parameters["tune"] |= {"max_steps": 6, "batch_size": 4}
-    for task in parameters["evaluation"]["tasks"]:
-        task["limit"] = 4
+    parameters["shift"]["limit"] = 4
     evaluation = parameters["evaluation"]
+    for task in evaluation["tasks"]:
+        task["limit"] = 4
     evaluation["perplexity"]["limit"] = 3
     evaluation["answers"]["max_new_tokens"], evaluation["answers"]["prompts"]["limit"] = 8, 3
     evaluation["speed"] = {"prompt_tokens": 16, "new_tokens": 4, "batch_sizes": [1], "rounds": 1}
     evaluation["draft"] = {"tokens": [2], "new_tokens": 8, "limit": 1, "rounds": 1}
-    parameters["shift"]["limit"] = 4
+    return config
+
+
+@pytest.mark.real
+def test_the_default_runs_on_the_real_model_at_reduced_size(tmp_path):
+    project = Project(tmp_path)
+    config = reduced()
     done = project.regrow("run", project.write_config(config), "--json")
     assert done.returncode == 0, done.stderr[-4000:]
     summary = json.loads(done.stdout)
