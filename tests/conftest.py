@@ -2,6 +2,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How busy the machine is decides about no property.
+settings.register_profile("regrow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("regrow")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One process a core: threads of their own would only get in each other's way.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.stacks.merging import merge
@@ -203,7 +203,6 @@ TREES = st.recursive(
 SETTINGS = st.dictionaries(st.sampled_from("abc"), TREES, max_size=3)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # how busy the machine is decides nothing
 @given(SETTINGS, SETTINGS)
 def test_merging_keeps_what_is_above(below, above):
     def holds(merged, above):

@@ -241,7 +241,7 @@ EXPRESSIONS = st.recursive(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(EXPRESSIONS, EXPRESSIONS)
 def test_numeric_expressions_are_equal_as_their_values_are(one, other):
     """Exact arithmetic on the side says what is true; what is refused as too long may only be a no."""

@@ -252,14 +252,13 @@ MATHS = st.text(
 ).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(MATHS, MATHS)
 def test_equality_is_symmetric_and_never_raises(a, b):
     assert equal(a, b, "math") == equal(b, a, "math")
     extract(a, "math")
 
 
-@settings(deadline=None)
 @given(MATHS)
 def test_an_extracted_answer_equals_itself(text):
     answer = extract(f"The answer is {text}", "math")
@@ -311,7 +310,7 @@ def test_another_number_is_another_answer(value, form, step):
         assert not matches(form.format(value), str(-value), "math")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(-30, 30), st.integers(1, 30), st.integers(2, 9), st.sampled_from("xyz"))
 def test_expressions_by_value(a, b, c, x):
     one = f"{c}{x}^2+{a}{x}-{b}" if a >= 0 else f"{c}{x}^2-{-a}{x}-{b}"

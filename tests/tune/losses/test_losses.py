@@ -132,7 +132,7 @@ def test_top_k_kl_spreads_the_tail_in_proportion_to_the_student(t):
     assert_same(top_k_kl(hidden, head, ids, logprobs, t), full, hidden, head)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     seed=st.integers(0, 2**31),
     k=st.integers(1, 11),
