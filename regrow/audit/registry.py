@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from regrow.evaluate.scores import Scores
     from regrow.registry.versions import Version
 
+_ATTESTATION = "regrow.attestation"
 # What ZenML holds of a version in MLflow: its metadata and stage; None where it has no such version.
 StageFacts = Callable[["Version"], Mapping[str, Any] | None]
 
@@ -70,10 +71,19 @@ def if_registered(zenml: StageFacts | None = None, verifier: Verifier | None = N
             return Findings(not_checked=[f"registry: not reached ({error})"])
         if not found:
             return Findings(not_checked=["registry: it knows no version with this digest"])
-        parts = [other(result) for version in found for other in against_registry(version, zenml, verifier)]
+        # The same bytes may have been made twice, by the same run of the same code at two times: a version with another
+        # statement is then another making's. Only if no version has this one's was a statement exchanged.
+        stated = {one.statement for one in result.chain if one.role == "result"}
+        same = [one for one in found if one.tags.get(_ATTESTATION) in stated] or found
+        others = [
+            f"registry: {one.label} has the same digest and another statement; audit it by its name"
+            for one in found
+            if one not in same
+        ]
+        parts = [other(result) for version in same for other in against_registry(version, zenml, verifier)]
         return Findings(
             failures=[one for part in parts for one in part.failures],
-            not_checked=[one for part in parts for one in part.not_checked],
+            not_checked=others + [one for part in parts for one in part.not_checked],
             checks=[one for part in parts for one in part.checks],
         )
 
@@ -130,8 +140,8 @@ def _tags(version: "Version", result: AuditResult) -> Findings:
     tags = version.tags
     compared.expect("digest of the version", f"tag {DIGEST_TAG}", result.digest, version.digest)
     stated = {one.statement for one in result.chain if one.role == "result"}
-    if "regrow.attestation" in tags:
-        said = tags["regrow.attestation"]
+    if _ATTESTATION in tags:
+        said = tags[_ATTESTATION]
         expected = said if said in stated else (result.statement or "no statement about this checkpoint")
         compared.expect("statement of the version", "tag regrow.attestation", expected, said)
     else:
