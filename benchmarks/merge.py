@@ -4,7 +4,8 @@
 
 135M is SmolLM2-135M-Instruct in float32 and a sibling, made by seeded noise; 1B and 3B are random models in bfloat16
 of the shapes of Llama 3.2. Seconds are of the whole process: imports, digests of both models (regrow), the merge.
-Peak memory is the process's own, all of it. `write` is the floor: the result's bytes, copied from one model.
+Peak memory is the process's own, all of it. Two floors: `write` copies the result's bytes from one model, and `digests`
+hashes what `regrow merge` does to say where its result comes from: both models, and the result as a file and by tensor.
 """
 
 import argparse
@@ -42,6 +43,19 @@ report(lambda: run(str(Path(sys.executable).parent / "regrow"), "merge", *argume
     "write": """
 import shutil
 report(lambda: bool(shutil.copytree(arguments["models"][0], out)))
+""",
+    "digests": """
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import file_digest
+def digest(model):
+    for file in sorted(Path(model).glob("*.safetensors")):
+        with file.open("rb") as stream:
+            file_digest(stream, "sha256")
+def digests():
+    models = arguments["models"]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(digest, [*models, models[0], models[0]]))
+report(digests)
 """,
 }
 

@@ -7,10 +7,14 @@ of each model, whatever the size of model and tensors.
 import logging
 import math
 import sys
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
+from types import TracebackType
 
 from tqdm import tqdm
 
@@ -75,12 +79,13 @@ def merge(
     with atomic_folder(out) as scratch:
         with (
             Reader() as reader,
+            _Ahead(job, list(layout)) as ahead,
             ShardWriter(scratch, layout, max_shard_bytes=max_shard_bytes) as writer,
             tqdm(total=writer.nbytes, desc="merge", unit="B", unit_scale=True, file=sys.stderr,
                  dynamic_ncols=True) as bar,
         ):  # fmt: skip
             for name in layout:
-                job.write(name, reader, writer)
+                job.write(name, ahead.mixer(), reader, writer)
                 bar.update(writer.size_of(name))
         copy_small_files(models[0].folder, scratch)
         _set_dtype(scratch, spec)
@@ -172,25 +177,31 @@ class _Job:
             info.dtype if self.spec.dtype == "auto" or info.dtype not in FLOATS else DTYPES[self.spec.dtype]
         )
 
-    def write(self, name: str, reader: Reader, writer: ShardWriter) -> None:
+    def study(self, name: str, reader: Reader) -> Mixer | None:
+        """Return a tensor's mixer, which has seen what it needs to; None where there is nothing to mix."""
+        first = self.tensors[0][name]
+        if first.dtype not in FLOATS or not first.count:
+            return None
+        mixer = self._mixer(name, first.count, self._spec_at(name))
+        study(mixer, self._pieces(name, reader))
+        return mixer
+
+    def write(self, name: str, mixer: Mixer | None, reader: Reader, writer: ShardWriter) -> None:
         """Merge one tensor."""
         infos = [tensors[name] for tensors in self.tensors]
         first, dtype = infos[0], self.saved(infos[0])
-        if first.dtype not in FLOATS or not first.count:
+        if mixer is None:
             writer.copy(name, first)
             return
-        parameters = self._spec_at(name)
-        mixer = self._mixer(name, first.count, parameters)
-        pieces = self._pieces(name, reader)
-        study(mixer, pieces)
         if isinstance(mixer, Arc):
             if not mixer.finite:
                 raise InputError(f"merge: {name} holds values that are not finite, and so has no direction")
             self.arcs.add(mixer, first.count)
-        end = self._end(parameters)
+        end = self._end(self._spec_at(name))
         if end is not None and infos[end].dtype == dtype:
             writer.copy(name, infos[end])
         else:
+            pieces = self._pieces(name, reader)
             writer.put_pieces(name, (encode(mixer.mix(*piece), dtype).data for piece in pieces()))
 
     def _pieces(self, name: str, reader: Reader) -> Pieces:
@@ -242,6 +253,39 @@ class _Job:
             normalize=bool(spec.normalize),
             scale=1.0 if spec.lambda_ is None else spec.lambda_,
         )
+
+
+class _Ahead:
+    """Studies the next tensors in a thread of its own, while the current one is mixed and written."""
+
+    _TENSORS = 4
+
+    def __init__(self, job: _Job, names: list[str]) -> None:
+        self._job = job
+        self._names = iter(names)
+        self._reader = Reader()
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="study")
+        self._waiting: deque[Future[Mixer | None]] = deque()
+
+    def __enter__(self) -> "_Ahead":
+        self._reader.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._reader.__exit__(kind, error, trace)
+
+    def mixer(self) -> Mixer | None:
+        """Return the mixer of the next tensor in order.
+
+        Raises:
+            InputError: a file is truncated, or the parameters do not fit the tensor.
+        """
+        for name in islice(self._names, self._TENSORS - len(self._waiting)):
+            self._waiting.append(self._pool.submit(self._job.study, name, self._reader))
+        return self._waiting.popleft().result()
 
 
 def _set_dtype(folder: Path, spec: MergeSpec) -> None:

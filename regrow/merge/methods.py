@@ -117,10 +117,11 @@ class Arc:
         self.angle = 0.0  # radians; the largest of a fold's
         self.linear = True  # whether all was done on lines
         self.finite = True  # False where a model has entries that are not numbers
+        self._scratch: list[npt.NDArray[np.float64]] = []
 
     def look(self, parts: Sequence[Array], base: Array | None) -> None:
         """Add one piece's inner products."""
-        vectors = _vectors(parts, base)
+        vectors, _ = self._vectors(parts, base)
         if self._products is None:
             self._products = np.zeros((len(parts), len(parts)))
         for i, one in enumerate(vectors):
@@ -147,11 +148,31 @@ class Arc:
 
     def mix(self, parts: Sequence[Array], base: Array | None) -> Array:
         """Return one merged piece."""
-        vectors = _vectors(parts, base)
-        total = np.zeros(len(parts[0])) if base is None else base.astype(np.float64)
+        vectors, origin = self._vectors(parts, base)
         for vector, factor in zip(vectors, self.factors, strict=True):
-            total += factor * vector
+            vector *= factor
+        total, *others = vectors if origin is None else [origin, *vectors]
+        for vector in others:
+            total += vector
         return total.astype(np.float32)
+
+    def _vectors(
+        self, parts: Sequence[Array], base: Array | None
+    ) -> tuple[list[npt.NDArray[np.float64]], npt.NDArray[np.float64] | None]:
+        """Return the models, or what they differ from the base by, and the base, in float64, until the next call."""
+        sources = [*parts] if base is None else [*parts, base]
+        count = len(parts[0])
+        if not self._scratch or self._scratch[0].size < count:
+            self._scratch = [np.empty(count) for _ in sources]
+        wide = [scratch[:count] for scratch in self._scratch]
+        for vector, source in zip(wide, sources, strict=True):
+            np.copyto(vector, source)
+        if base is None:
+            return wide, None
+        *vectors, origin = wide
+        for vector in vectors:
+            vector -= origin
+        return vectors, origin
 
     def _step(
         self,
@@ -178,13 +199,6 @@ class Arc:
             return 1 - t, t
         self.linear = False
         return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
-
-
-def _vectors(parts: Sequence[Array], base: Array | None) -> list[npt.NDArray[np.float64]]:
-    """Return the models, or what they differ from the base by, in float64."""
-    origin = None if base is None else base.astype(np.float64)
-    wide = (part.astype(np.float64) for part in parts)
-    return list(wide) if origin is None else [part - origin for part in wide]
 
 
 class Whole:

@@ -17,10 +17,9 @@ from regrow.errors import InputError
 from regrow.merge.methods import Array
 from regrow.tensors import TensorInfo
 
-# Entries of a piece: what a core's cache holds of a few models, and so few that the C library keeps the memory of
-# the arithmetic's temporaries: to get it from the system for each anew was most of a merge's time. Even, as
-# regrow.merge.methods asks for.
-PIECE = 2**13
+# Entries of a piece: what a core's cache holds of a few models in float64, and so many that a call of NumPy's is
+# worth its overhead. Even, as regrow.merge.methods asks for.
+PIECE = 2**15
 # Entries that are read at once.
 _READ = 2**17
 # Bytes an entry takes, by the safetensors type, of those that are merged.
@@ -35,6 +34,7 @@ class Reader:
     def __init__(self) -> None:
         self._files: dict[Path, int] = {}
         self._buffers: list[bytearray] = []
+        self._floats: list[Array] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> "Reader":
@@ -50,6 +50,7 @@ class Reader:
         count = infos[0].count
         while len(self._buffers) < len(infos):
             self._buffers.append(bytearray(_READ * max(_WIDTH.values())))
+            self._floats.append(np.empty(PIECE, np.float32))
         for start in range(0, count, _READ):
             stop = min(start + _READ, count)
             stored = [
@@ -58,8 +59,8 @@ class Reader:
             ]
             for first in range(0, stop - start, PIECE):
                 yield [
-                    decode(data[first * width : (first + PIECE) * width], dtype)
-                    for data, width, dtype in stored
+                    decode(data[first * width : (first + PIECE) * width], dtype, floats)
+                    for (data, width, dtype), floats in zip(stored, self._floats, strict=False)
                 ]
 
     def _read(self, info: TensorInfo, start: int, stop: int, buffer: bytearray) -> memoryview:
@@ -75,12 +76,25 @@ class Reader:
         return self._files[file]
 
 
-def decode(data: bytes | memoryview, dtype: str) -> Array:
-    """Return stored entries as float32; only float64 is rounded."""
+def decode(data: bytes | memoryview, dtype: str, scratch: Array | None = None) -> Array:
+    """Return stored entries as float32; only float64 is rounded.
+
+    Args:
+        data: the entries' bytes.
+        dtype: their safetensors type.
+        scratch: where they go, if they have to be converted; it may be longer.
+    """
     stored = np.frombuffer(data, _STORED[dtype])
+    if dtype == "F32":
+        return stored
+    values = np.empty(len(stored), np.float32) if scratch is None else scratch[: len(stored)]
     if dtype == "BF16":
-        return (stored.astype(np.uint32) << 16).view(np.float32)
-    return stored.astype(np.float32, copy=False)
+        bits = values.view(np.uint32)
+        np.copyto(bits, stored)
+        np.left_shift(bits, 16, out=bits)
+    else:
+        np.copyto(values, stored, casting="same_kind")
+    return values
 
 
 def encode(values: Array, dtype: str) -> npt.NDArray[np.generic]:
@@ -103,8 +117,12 @@ def encode(values: Array, dtype: str) -> npt.NDArray[np.generic]:
                 "save as bfloat16 or float32 (dtype)"
             ) from None
     bits = values.view(np.uint32)
-    rounded = (bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16
-    missing = np.isnan(values)
-    if missing.any():  # rounding could carry a NaN's digits into infinity
+    rounded = bits >> 16
+    rounded &= 1
+    rounded += 0x7FFF
+    rounded += bits
+    rounded >>= 16
+    if values.size and np.isnan(values.max()):  # rounding could carry a NaN's digits into infinity
+        missing = np.isnan(values)
         rounded[missing] = (bits[missing] >> 16) | 0x40
     return rounded.astype("<u2")
