@@ -42,7 +42,7 @@ class Device(BaseModel):
     network: float = Field(1.0 * _GB, gt=0, description="bytes a second between artifact store and node")
     disk: float = Field(1.0 * _GB, gt=0, description="bytes a second from and to the node's disk")
     merge: float = Field(
-        3e7, gt=0, description="weights a second that merging two models by SLERP writes, on the node's CPU"
+        1.3e8, gt=0, description="weights a second that merging two models by SLERP writes, on the node's CPU"
     )
     start: float = Field(
         60.0, ge=0, description="seconds from a pod's creation to its first line, image cached"
