@@ -9,10 +9,11 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from regrow.errors import InputError, RegrowError
 
@@ -32,8 +33,7 @@ def atomic_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     if out.exists() and not replace:
         raise InputError(f"{out}: already exists; name another --out folder or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = out.parent / f".{out.name}.partial-{os.getpid()}"
-    shutil.rmtree(scratch, ignore_errors=True)
+    scratch = beside(out, "partial")
     scratch.mkdir()
     try:
         with full_disk_is_clear(out):
@@ -45,20 +45,30 @@ def atomic_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def _swap(scratch: Path, out: Path) -> None:
-    if not out.exists():
-        scratch.rename(out)
-        return
-    old = out.parent / f".{out.name}.replaced-{os.getpid()}"
-    out.rename(old)
-    scratch.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    while True:
+        try:
+            scratch.rename(out)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        # Another process may put its own there between the two steps, or have taken away what we found.
+        old = beside(out, "replaced")
+        with suppress(FileNotFoundError):
+            out.rename(old)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def beside(path: Path, what: str) -> Path:
+    """Return a hidden sibling that nobody else has: pods that share a volume are all process 1."""
+    return path.parent / f".{path.name.lstrip('.')}.{what}-{uuid4().hex[:12]}"
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a scratch path that is renamed to `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.parent / f".{path.name}.partial-{os.getpid()}"
+    scratch = beside(path, "partial")
     try:
         with full_disk_is_clear(path):
             yield scratch

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regrow.errors import InputError, RegrowError
-from regrow.files import cache_dir, write_json
+from regrow.files import beside, cache_dir, write_json
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +218,7 @@ def _is_that(lock: int, path: Path) -> bool:
 
 def _remove(folder: Path) -> None:
     """Remove a folder so that it is either whole or not there."""
-    old = folder.with_name(f".{folder.name.lstrip('.')}.removed-{os.getpid()}")
+    old = beside(folder, "removed")
     with suppress(FileNotFoundError):
         folder.rename(old)
         shutil.rmtree(old, ignore_errors=True)
