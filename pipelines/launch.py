@@ -70,7 +70,7 @@ def compress_on(path: Path, *, stack: str | None = None) -> "Launch":
     from pipelines.compress import compress
 
     fields: dict[str, Any] = {name: getattr(parameters, name) for name in type(parameters).model_fields}
-    if (pods := remote.tuning_pods()) > 1:
+    if (pods := remote.tuning_pods([one.tune or parameters.tune for one in parameters.datasets])) > 1:
         fields["tune_pods"] = pods
     model = Model(name=parameters.registry.name, tags=["regrow"])
     return _launch(compress, fields, settings, model, root)
@@ -93,7 +93,10 @@ def run_study(path: Path, *, stack: str | None = None) -> StudyResult:
     parameters = _reachable(parameters)
     from pipelines.study import study
 
-    run = run_to_end(study, {"config": parameters}, settings, None, root)
+    arms = [parameters.recipe(arm, parameters.seeds[0]) for arm in parameters.arms if arm.tune is not None]
+    pods = remote.tuning_pods(arms)
+    fields = {"config": parameters} | ({"tune_pods": pods} if pods > 1 else {})
+    run = run_to_end(study, fields, settings, None, root)
     outputs = run.steps["tabulate"].outputs
     result: StudyResult = outputs["study"][0].load()
     folder = root / "runs" / "studies" / path.stem

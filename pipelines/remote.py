@@ -1,6 +1,6 @@
 """What is different when the active stack runs steps in pods: what they may read, how they are set, how they fail."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -19,6 +19,8 @@ from infra.stacks import launching, reaching, schema
 from infra.stacks.podstates import MEMORY, stop_leftovers, troubles
 from regrow.errors import GateFailedError, InputError, RegrowError
 from regrow.files import canonical_digest
+from regrow.tune import pods as tuning
+from regrow.tune.recipe import Recipe
 
 _NEEDS = {
     "kubernetes": ("kubernetes", "kubernetes"),
@@ -87,11 +89,24 @@ def with_stages(pipeline: Pipeline, parameters: dict[str, Any], own: dict[str, A
     return launching.configured(stack, registered, functions, own, work=work)
 
 
-def tuning_pods() -> int:
-    """Return how many pods of the active stack share the tuning of one model."""
+def tuning_pods(recipes: Iterable[Recipe]) -> int:
+    """Return how many pods of the active stack share the tuning of one model.
+
+    Args:
+        recipes: by which the run tunes.
+
+    Raises:
+        InputError: several pods cannot train by one of them.
+    """
     registered = Client().active_stack_model
     stack = _file(registered)
-    return launching.sized_stage(stack, registered, schema.SHARED).pods if stack else 1
+    if stack is None:
+        return 1
+    stage = launching.sized_stage(stack, registered, schema.SHARED)
+    if stage.pods > 1:
+        for recipe in recipes:
+            tuning.check(recipe, stage.pods * max(stage.resources.gpus, 1))
+    return stage.pods
 
 
 @contextmanager

@@ -8,14 +8,15 @@ from zenml.enums import ExecutionMode
 
 import steps
 from pipelines.compress import source_of
+from pipelines.tuning import fine_tune
 from regrow.study import Arm, Cell, StudyConfig
 
 
 # Cells need nothing of each other: an orchestrator that can runs them side by side, and after a failure the same
 # command takes every finished step from the cache.
 @pipeline(execution_mode=ExecutionMode.FAIL_FAST)
-def study(config: StudyConfig) -> None:
-    """Run every cell, and compare the arms."""
+def study(config: StudyConfig, tune_pods: int = 1) -> None:
+    """Run every cell, each tuned by `tune_pods` pods, and compare the arms."""
     base = steps.load_model(config.model)
     ranking = steps.compute_layer_importance(base, config.calibration, config.importance)
     data = _Data(base, config)
@@ -26,7 +27,7 @@ def study(config: StudyConfig) -> None:
         for blocks in config.blocks
     }
     for cell, arm in config.cells():
-        model, records = _treated(base, cuts[cell.blocks], data, cell, arm, config)
+        model, records = _treated(base, cuts[cell.blocks], data, cell, arm, config, tune_pods)
         cells.append(cell)
         tunings.extend(records)
         scores.append(steps.evaluate(model, cell.key, config.evaluation, id=_id("evaluate", cell.key)))
@@ -70,7 +71,7 @@ class _Data:
 
 
 def _treated(
-    base: Any, pruned: Any, data: _Data, cell: Cell, arm: Arm, config: StudyConfig
+    base: Any, pruned: Any, data: _Data, cell: Cell, arm: Arm, config: StudyConfig, pods: int
 ) -> tuple[Any, list[Any]]:
     """Return a cell's model, and the records of its training."""
     if arm.tune is None or cell.seed is None:
@@ -83,7 +84,7 @@ def _treated(
     for names in groups:
         key = cell.key if arm.data == "mixed" else f"{cell.key}:{names[0]}"
         chosen = data.training_set(names, None if cell.records is None else round(share * cell.records))
-        model, record = steps.fine_tune(pruned, chosen, key, recipe, teacher, id=_id("fine_tune", key))
+        model, record = fine_tune(pruned, chosen, key, recipe, teacher, id=_id("fine_tune", key), pods=pods)
         models.append(model)
         records.append(record)
     if arm.data == "mixed":

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from zenml import get_step_context, step
+from zenml import step
 
 from regrow.checkpoint import Checkpoint
 from regrow.errors import InputError
@@ -13,8 +13,8 @@ from regrow.tune import Recipe, pods
 from regrow.tune.record import TuningRecord
 from regrow.tune.tuned import Tuned
 from steps.caching import depends_on, tuning_files
-from steps.fine_tune import recorded
-from steps.workspace import measured, work_dir
+from steps.fine_tune import finished, recorded
+from steps.workspace import claim, measured, work_dir
 
 
 @step(cache_policy=depends_on(files=tuning_files))
@@ -32,7 +32,7 @@ def collect_tuning(
 ) -> tuple[Annotated[Checkpoint, "tuned"], Annotated[TuningRecord, "tuning"]]:
     """Take what the pods have left of what was laid out for them."""
     with measured():
-        out = work_dir() / f"tuned-{get_step_context().pipeline_run.id}"
+        out = finished(work_dir())
         tuned = Tuned.open(out) if out.exists() else pods.collect(_shared(folder), out)
         model, record = recorded(tuned, name, recipe)
     return model, record
@@ -44,4 +44,6 @@ def _shared(folder: str) -> Path:
         raise InputError(
             "tuning in several pods needs a folder that all of them mount: `cache` in the stack file (REGROW_WORK)"
         )
-    return Path(work) / folder
+    shared = Path(work) / folder
+    claim(shared)
+    return shared

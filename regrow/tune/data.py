@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrow.errors import InputError
+from regrow.files import atomic_file
 from regrow.selfdata.prompts import student_tokens
 from regrow.tune.recipe import Training
 
@@ -194,8 +195,8 @@ def order(lengths: Sequence[int], recipe: Training) -> list[int]:
 
 
 def write_examples(examples: Examples, path: Path) -> None:
-    """Write examples for the worker: one JSON list `[row, prompt length, token ids]` a line."""
-    with path.open("w", encoding="utf-8") as stream:
+    """Write examples for the worker, atomically: one JSON list `[row, prompt length, token ids]` a line."""
+    with atomic_file(path) as scratch, scratch.open("w", encoding="utf-8") as stream:
         for row, prompt, tokens in zip(examples.rows, examples.prompts, examples.tokens, strict=True):
             stream.write(json.dumps([row, prompt, tokens], separators=(",", ":")) + "\n")
 

@@ -47,7 +47,7 @@ def run(job: Job, launch: Launch, follower: Follower | None = None) -> None:
         (job.folder / name).unlink(missing_ok=True)
     if launch.main_port and launch.node_rank == 0:
         _check_port(launch)
-    config = job.folder / "accelerate.yaml"
+    config = job.folder / f"accelerate-{launch.node_rank}.yaml"
     config.write_text(yaml.safe_dump(accelerate_config(job, launch)), encoding="utf-8")
     command = [
         sys.executable, "-m", "accelerate.commands.launch",

@@ -75,7 +75,8 @@ def _run(job: Job, examples: Examples, launch: Launch, follower: Follower | None
             run(job, launch, follower)
             return job
         except OutOfMemoryError:
-            if job.recipe.micro_batch_size != "auto" or job.micro_batch_size == 1:
+            # Other machines would not follow: they see that this one is gone, and fail.
+            if job.recipe.micro_batch_size != "auto" or job.micro_batch_size == 1 or launch.nodes > 1:
                 raise
             smaller = max(
                 n for n in divisors(job.recipe.batch_size // job.processes) if n < job.micro_batch_size

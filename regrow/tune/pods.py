@@ -70,6 +70,27 @@ def launch_of(environment: Mapping[str, str], **given: object) -> Launch:
     raise InputError(f"--nodes auto: this is not one of several pods ({names} is not set); use --nodes N")
 
 
+def check(recipe: Recipe, processes: int) -> None:
+    """Refuse a recipe that processes in several pods cannot train together.
+
+    Args:
+        recipe: how to train.
+        processes: in all pods together: one for each GPU, one a pod without.
+
+    Raises:
+        InputError: it has two phases, or its batch cannot be shared.
+    """
+    from regrow.tune.prepare import share_of
+    from regrow.tune.recipe import Distill, Sft
+
+    if not isinstance(recipe, Sft | Distill):
+        raise InputError(
+            f"recipe.method {recipe.method}: its two phases cannot share the pods of one command; set "
+            "stages.fine_tune.pods to 1, or choose sft or distill"
+        )
+    share_of(recipe, processes)
+
+
 def lay_out(
     folder: Path, checkpoint: Checkpoint, data: Path, recipe: Recipe, teacher: Checkpoint | None = None
 ) -> str:
@@ -116,10 +137,10 @@ def command(folder: str, *, teacher: bool) -> list[str]:
         folder: that was laid out, as the pods' shell expands it; may name variables.
         teacher: whether there is one.
     """
-    # Each pod has an unfinished run of its own: only what they exchange over the network is common.
+    # One unfinished run for all pods: a checkpoint has parts of each of them, and each has to find it whole.
     words = ["regrow tune given/model --data given/data --recipe given/recipe.yaml", "--nodes auto"]
     words += ["--teacher given/teacher"] if teacher else []
-    words += ['--work "work/$JOB_COMPLETION_INDEX"', f"--out {_RESULT}"]
+    words += [f"--work work --out {_RESULT}"]
     # A result is there if all was done but the pod did not live to say so; nothing was laid out where the result of an
     # earlier run is taken from ZenML's cache.
     rest = f"test -e {_RESULT} || exec {' '.join(words)}"
@@ -131,7 +152,7 @@ def command(folder: str, *, teacher: bool) -> list[str]:
 
 
 def collect(folder: Path, out: Path) -> Tuned:
-    """Take what pod 0 has left out of the shared folder, and remove the folder.
+    """Take what pod 0 has left in the shared folder; it stays there too, so that it can be collected again.
 
     Args:
         folder: that was laid out.
@@ -150,6 +171,4 @@ def collect(folder: Path, out: Path) -> Tuned:
     with atomic_folder(out, replace=True) as scratch:
         for file in sorted(one for one in found.folder.rglob("*") if one.is_file()):
             link_or_copy(file, scratch / file.relative_to(found.folder))
-    tuned = Tuned.open(out)
-    shutil.rmtree(folder, ignore_errors=True)
-    return tuned
+    return Tuned.open(out)

@@ -45,7 +45,7 @@ def prepare(
     _check_means(recipe, launch, where)
     local = launch.processes or (_gpus() if where == "cuda" else 1)
     processes = local * launch.nodes
-    share = _share(recipe, processes)
+    share = share_of(recipe, processes)
     if isinstance(recipe, Distill):
         _check_teacher(checkpoint, teacher)
     counts = examples.summary()
@@ -179,8 +179,12 @@ def _dtype(checkpoint: Checkpoint, recipe: Training, where: str) -> str:
     return str(torch.float32 if chosen == torch.float16 else chosen).removeprefix("torch.")
 
 
-def _share(recipe: Training, processes: int) -> int:
-    """Return how many examples of a step each process has."""
+def share_of(recipe: Training, processes: int) -> int:
+    """Return how many examples of a step each process has.
+
+    Raises:
+        InputError: they cannot be shared evenly.
+    """
     if recipe.batch_size % processes:
         raise InputError(
             f"recipe.batch_size {recipe.batch_size}: cannot be shared by {processes} processes; make it a multiple"

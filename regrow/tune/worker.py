@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -76,6 +77,8 @@ def train(job: Job) -> None:
     tokenizer = parent.chat_tokenizer()
     examples = load_examples(job.folder / "examples.jsonl")
     settings = _settings(job)  # sets up the process group, which the teacher's shards need
+    done = whole_checkpoints(job.folder)
+    reached = _agreed(job, done)
     objective = _objective(job, examples, settings)
     torch.manual_seed(recipe.seed)  # adapters are drawn when they are made
     model = load_for_training(
@@ -89,8 +92,6 @@ def train(job: Job) -> None:
         "trained_tensors": len(weights),
     }
     del weights
-    done = whole_checkpoints(job.folder)
-    reached = max(done, default=0)
     trainer = Trainer(
         model=model,
         args=settings,
@@ -103,7 +104,7 @@ def train(job: Job) -> None:
         depth=parent.blocks,
         earlier=_log_until(job.folder / "log.jsonl", reached),
     )
-    trainer.train(resume_from_checkpoint=str(done[reached]) if done else None)
+    trainer.train(resume_from_checkpoint=str(done[reached]) if reached else None)
     if trainer.stop.done:
         if rank == 0:
             write_json(job.folder / "interrupted.json", {"step": trainer.state.global_step})
@@ -132,6 +133,36 @@ def train(job: Job) -> None:
         }
         | merged,
     )
+
+
+def _agreed(job: Job, done: Mapping[int, Path]) -> int:
+    """Return the step to go on from, which is the same for all processes, as all else that decides the weights is.
+
+    Otherwise they would wait for each other without end, or leave a model that nobody meant.
+
+    Raises:
+        InputError: they do not agree.
+    """
+    from accelerate.utils import gather_object
+
+    fields = {"micro_batch_size", "dtype", "device", "sharded", "threads", "versions"}
+    mine = job.model_dump(mode="json", include=fields) | {
+        "job": job.digest,
+        "step reached": max(done, default=0),
+    }
+    first, *others = gather_object([mine])
+    for number, other in enumerate(others, start=1):
+        odd = [
+            f"{name} is {first[name]} in process 0 and {value} in process {number}"
+            for name, value in other.items()
+            if value != first[name]
+        ]
+        if odd:
+            raise InputError(
+                f"the processes of this run do not agree: {', '.join(odd)}; give all machines one --work folder that "
+                "they share, and say in the recipe what they decide differently (micro_batch_size, dtype)"
+            )
+    return int(first["step reached"])
 
 
 def _objective(job: Job, examples: Examples, settings: "SFTConfig") -> "Objective":

@@ -27,9 +27,12 @@ from infra.stacks.values import combine
 from pipelines import remote
 from pipelines.compress import compress
 from pipelines.promote import promote
+from pipelines.study import study
 from regrow.config import CompressConfig, read_config
 from regrow.errors import InputError
 from regrow.promotion import Policy
+from regrow.study import StudyConfig
+from regrow.tune.recipe import Sft
 
 client, noted = Client(), {}
 for name, keys in {
@@ -90,7 +93,14 @@ try:
 except InputError as error:
     noted["no such operator"] = str(error)
 register(stages={"fine_tune": {"pods": 3}})
-noted["pods"] = remote.tuning_pods()
+noted["pods"] = remote.tuning_pods([Sft(batch_size=6)])
+try:
+    remote.tuning_pods([Sft(batch_size=8)])
+except InputError as error:
+    noted["odd batch"] = str(error)
+cells, _ = read_config(Path("configs/study-smollm2.yaml"), StudyConfig)
+cells = cells.model_copy(update={"blocks": [3], "seeds": [0]})
+noted["study"] = steps(compiled(study, {"config": cells, "tune_pods": 3}, {}))
 noted["shared"] = steps(compiled(compress, fields | {"tune_pods": 3}, {}))
 register(images={})
 noted["without images"] = steps(compiled(compress, fields, {}))
@@ -276,6 +286,19 @@ def test_the_pod_that_kubernetes_gets(noted):
     security = container["securityContext"]
     assert (security["allowPrivilegeEscalation"], security["privileged"]) == (False, False)
     assert security["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_batches_that_the_pods_cannot_share_are_refused_before_anything_runs(noted):
+    assert "recipe.batch_size 8: cannot be shared by 3 processes" in noted["odd batch"]
+
+
+def test_every_arm_of_a_study_is_tuned_by_several_pods(noted):
+    arms = {name: step for name, step in noted["study"].items() if name.startswith("fine_tune_")}
+    assert len(arms) == 5  # SFT, self-data, distillation, and merged's two
+    for name, step in arms.items():
+        assert step["settings"]["step_operator:gpu"]["pod_count"] == 3 and step["command"]
+        assert f"pods/{name}" in step["command"][-1]
+        assert step["after"] == [f"lay_out_{name}"] and f"collect_{name}" in noted["study"]
 
 
 def test_tuning_in_several_pods_is_one_command_between_two_steps(noted):

@@ -1,9 +1,11 @@
 """Several pods that tune one model: which one this is, and the command that each runs."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas
@@ -11,8 +13,8 @@ import pytest
 
 from regrow.errors import InputError, RegrowError
 from regrow.tune import Launch
-from regrow.tune.pods import collect, command, launch_of, lay_out
-from regrow.tune.recipe import Distill, Lora, Sft
+from regrow.tune.pods import check, collect, command, launch_of, lay_out
+from regrow.tune.recipe import Distill, Lora, Sft, TeacherCorrection
 from tests.tiny import tiny_checkpoint
 from tests.tune.training import sentences
 
@@ -61,32 +63,31 @@ def test_what_the_environment_does_not_say_is_named(environment, message):
         launch_of(environment)
 
 
-@pytest.mark.cluster
-@pytest.mark.parametrize("method", ["sft", "distill"])
-def test_two_pods_run_one_command_and_leave_one_result(tmp_path: Path, method: str):
-    model, teacher = tiny_checkpoint(tmp_path / "model"), tiny_checkpoint(tmp_path / "teacher", seed=1)
-    data = tmp_path / "data"
-    rows = pandas.read_json(sentences(data / "rows.jsonl"), lines=True)
-    rows.to_parquet(data / "records.parquet")
-    settings = {"trainable": Lora(r=4), "max_steps": 4, "batch_size": 4}
-    recipe = Sft(**settings) if method == "sft" else Distill(**settings)
-    shared = tmp_path / "shared volume"
-    lay_out(shared, model, data, recipe, teacher if method == "distill" else None)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+class Pods:
+    """Two pods of one command on one machine, which share a folder."""
 
-    def pods() -> list[subprocess.Popen]:
+    def __init__(self, folder: Path, recipe: Sft | Distill, *, distill: bool = False) -> None:
+        self.folder, self.shared, self._distill = folder, folder / "shared volume", distill
+        self.model, teacher = tiny_checkpoint(folder / "model"), tiny_checkpoint(folder / "teacher", seed=1)
+        data = folder / "data"
+        rows = pandas.read_json(sentences(data / "rows.jsonl"), lines=True)
+        rows.to_parquet(data / "records.parquet")
+        lay_out(self.shared, self.model, data, recipe, teacher if distill else None)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+
+    def start(self, line: list[str] | None = None) -> list[subprocess.Popen]:
         told = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "REGROW_WORK": str(tmp_path),
+            "REGROW_WORK": str(self.folder),
             "ZENML_KUBERNETES_POD_COUNT": "2",
             "ZENML_KUBERNETES_MAIN_ADDRESS": "127.0.0.1",
-            "ZENML_KUBERNETES_MAIN_PORT": str(port),
+            "ZENML_KUBERNETES_MAIN_PORT": str(self._port),
         }
         return [
             subprocess.Popen(
-                command("$REGROW_WORK/shared volume", teacher=method == "distill"),
+                line or command("$REGROW_WORK/shared volume", teacher=self._distill),
                 env=os.environ | told | {"JOB_COMPLETION_INDEX": str(index)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -95,15 +96,75 @@ def test_two_pods_run_one_command_and_leave_one_result(tmp_path: Path, method: s
             for index in (0, 1)
         ]
 
-    running = pods()
-    said = [pod.communicate(timeout=600)[0] for pod in running]
-    assert [pod.returncode for pod in running] == [0, 0], said
+    def log(self) -> list[str]:
+        found = [file.read_text().splitlines() for file in self.shared.glob("work/*/log.jsonl")]
+        return found[0] if found else []
+
+
+def ended(pods: list[subprocess.Popen]) -> tuple[list[int], list[str]]:
+    said = [pod.communicate(timeout=600)[0] for pod in pods]
+    return [pod.returncode for pod in pods], said
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("method", ["sft", "online", "top_k"])
+def test_two_pods_run_one_command_and_leave_one_result(tmp_path: Path, method: str):
+    settings = {"trainable": Lora(r=4), "max_steps": 4, "batch_size": 4}
+    recipe = Sft(**settings) if method == "sft" else Distill(**settings, teacher=method)
+    pods = Pods(tmp_path, recipe, distill=method != "sft")
+    statuses, said = ended(pods.start())
+    assert statuses == [0, 0], said
     # Pods that are started once more, because the first ones could not say that they were done, have nothing to do.
-    assert [pod.wait(60) for pod in pods()] == [0, 0]
-    tuned = collect(shared, tmp_path / "out")
+    assert [pod.wait(60) for pod in pods.start()] == [0, 0]
+    tuned = collect(pods.shared, tmp_path / "out")
     assert tuned.summary["processes"] == 2 and len(tuned.log) == 4
-    assert tuned.checkpoint.digest not in (model.digest, teacher.digest)
-    assert not shared.exists()
+    assert tuned.checkpoint.digest != pods.model.digest
+    # Whoever collects may die before the result is stored.
+    assert collect(pods.shared, tmp_path / "again").checkpoint.digest == tuned.checkpoint.digest
+
+
+@pytest.mark.processes
+def test_pods_that_were_ended_go_on_together_and_end_like_unbroken_ones(tmp_path: Path):
+    recipe = Sft(trainable=Lora(r=4), max_steps=12, batch_size=4, save_every=2)
+    whole, broken = Pods(tmp_path / "whole", recipe), Pods(tmp_path / "broken", recipe)
+    statuses, said = ended(whole.start())
+    assert statuses == [0, 0], said
+
+    running = broken.start()
+    while len(broken.log()) < 5:
+        assert all(pod.poll() is None for pod in running), ended(running)
+        time.sleep(0.02)
+    running[1].send_signal(signal.SIGTERM)  # one pod's node goes away; the other must not go on alone
+    statuses, said = ended(running)
+    assert statuses == [75, 75], said
+
+    # Machines that do not see each other's checkpoints say so, and do not wait for each other.
+    apart = ["sh", "-c", 'cd "$REGROW_WORK/shared volume"; cp -r work "w$JOB_COMPLETION_INDEX"; '
+             '[ "$JOB_COMPLETION_INDEX" = 0 ] || rm -r w1/*/steps; '
+             "exec regrow tune given/model --data given/data --recipe given/recipe.yaml --nodes auto "
+             '--work "w$JOB_COMPLETION_INDEX" --out elsewhere']  # fmt: skip
+    statuses, said = ended(broken.start(apart))
+    assert statuses == [2, 2] and "step reached is" in said[0], said
+
+    statuses, said = ended(broken.start())
+    assert statuses == [0, 0], said
+    one, other = collect(whole.shared, tmp_path / "one"), collect(broken.shared, tmp_path / "other")
+    assert other.summary["resumed_from"] >= 4
+    assert one.checkpoint.digest == other.checkpoint.digest
+    assert [entry["loss"] for entry in one.log] == [entry["loss"] for entry in other.log]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (Sft(batch_size=8), "batch_size 8: cannot be shared by 16 processes"),
+        (TeacherCorrection(), "two phases cannot share the pods"),
+    ],
+)
+def test_what_pods_cannot_train_together_is_refused(recipe, message):
+    with pytest.raises(InputError, match=message):
+        check(recipe, 16)
+    check(Sft(batch_size=32), 16)
 
 
 def test_a_result_that_is_not_there_is_said(tmp_path: Path, tiny):
