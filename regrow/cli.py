@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ def command() -> int:
     """
     gc.set_threshold(10_000)
     atexit.register(gc.freeze)
+    if os.getpid() == 1:  # of a container: the kernel keeps signals from it that it has no handler for
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     return main()
 
 

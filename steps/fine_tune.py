@@ -1,9 +1,10 @@
 """The pruned model learns from the data that passed the gate."""
 
+from pathlib import Path
 from typing import Annotated
 
 import mlflow
-from zenml import get_step_context, step
+from zenml import step
 
 from regrow import tune
 from regrow.checkpoint import Checkpoint
@@ -23,8 +24,7 @@ def fine_tune(
     """Train in processes of their own and merge the result into the weights (regrow.tune)."""
     with measured():
         work = work_dir()
-        # A pod that is killed while the result is stored must not cost the training: this run finds it here.
-        out = work / f"tuned-{get_step_context().pipeline_run.id}"
+        out = finished(work)
         tuned = (
             Tuned.open(out)
             if out.exists()
@@ -36,6 +36,15 @@ def fine_tune(
         assert tuned is not None  # one machine
         model, record = recorded(tuned, name, recipe)
     return model, record  # ZenML takes a step for one of several outputs only where it sees a tuple here
+
+
+def finished(work: Path) -> Path:
+    """Return where a finished training lies, until it is stored.
+
+    A pod that is killed meanwhile, or a server that is away, must not cost the training: the next try, or the next run,
+    finds it here. What other code has trained is not taken for it.
+    """
+    return work / f"tuned-{tuning_files()[:12]}"
 
 
 def recorded(tuned: Tuned, name: str, recipe: Recipe) -> tuple[Checkpoint, TuningRecord]:

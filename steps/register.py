@@ -97,7 +97,7 @@ def register(
         if run:
             mlflow.log_dict(summary, "summary.json")
             mlflow.log_text(page, "report.html")
-    clear_work()
+    clear_work(str(get_step_context().pipeline_run.id))
     return registered, summary, HTMLString(page)
 
 

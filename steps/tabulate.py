@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 import mlflow
-from zenml import step
+from zenml import get_step_context, step
 from zenml.types import HTMLString
 
 from regrow import report, study
@@ -37,5 +37,5 @@ def tabulate(
         if mlflow.active_run():
             mlflow.log_dict(result.model_dump(mode="json"), "study.json")
             mlflow.log_text(page, "report.html")
-    clear_work()
+    clear_work(str(get_step_context().pipeline_run.id))
     return result, HTMLString(page)

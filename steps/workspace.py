@@ -27,6 +27,8 @@ from steps.preemption import preemptible
 
 log = logging.getLogger(__name__)
 
+_LOCK = ".lock"  # holds the id of the run that works in the folder
+_FORGOTTEN = 7 * 24 * 3600.0  # seconds
 _TAKEN: dict[str, int] = {}  # locks of the folders that this process works in, until it ends
 
 
@@ -41,11 +43,27 @@ def work_dir() -> Path:
     step = get_step_context().step_run
     place = Path(os.environ.get("REGROW_WORK", "runs/work")).absolute() / step.name
     key, run = _key(step), str(step.pipeline_run_id)
-    for number in itertools.count(1):
-        folder: Path = place / (key if number == 1 else f"{key}-{number}")
-        if (str(folder) in _TAKEN and folder.exists()) or _take(folder, run):
-            return folder
-    raise AssertionError
+    # A retried step goes back to where it was, also when a folder before it has become free since.
+    mine = [lock.parent for lock in sorted(place.glob(f"{key}*/.lock")) if _holder(lock) == run]
+    others = (place / (key if number == 1 else f"{key}-{number}") for number in itertools.count(1))
+    return next(
+        folder
+        for folder in itertools.chain(mine, others)
+        if (str(folder) in _TAKEN and folder.exists()) or _take(folder, run)
+    )
+
+
+def claim(folder: Path) -> None:
+    """Say that a folder that several pods share is this run's, which clears it away at its end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _LOCK).write_text(str(get_step_context().step_run.pipeline_run_id), encoding="utf-8")
+
+
+def _holder(lock: Path) -> str:
+    try:
+        return lock.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
 
 
 def _key(step: Any) -> str:
@@ -62,7 +80,7 @@ def _take(folder: Path, run: str) -> bool:
     An earlier pod of this very run may still be saving when its successor starts: that one waits.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -90,16 +108,19 @@ def fresh(folder: Path) -> Path:
     return folder
 
 
-def clear_work() -> None:
-    """Remove the unfinished work of a run on pods, whose last step this is; what is at work elsewhere keeps its folder.
+def clear_work(run: str) -> None:
+    """Remove the unfinished work of a run on pods, whose last step this is: everything lies in the artifact store now.
 
-    Everything lies in the artifact store now. On one machine whoever started the run clears up.
+    What another run has left stays, since its pods may only be between two tries; after a week nobody waits for it any
+    more. On one machine whoever started the run clears up.
     """
     root = Path(os.environ.get("REGROW_WORK", ""))
     if not root.is_absolute():
         return
-    for lock in sorted(root.glob("*/*/.lock")):
+    for lock in sorted(root.glob(f"*/*/{_LOCK}")):
         folder = lock.parent
+        if _holder(lock) not in (run, "") and time.time() - lock.stat().st_mtime < _FORGOTTEN:
+            continue
         if str(folder) in _TAKEN or _take(folder, ""):
             shutil.rmtree(folder, ignore_errors=True)
     for folder in sorted(root.glob("*")):
