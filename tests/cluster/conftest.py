@@ -9,6 +9,11 @@ import pytest
 from tests.cluster.running import Running, missing, traces
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run what needs a cluster of its own first: there can be one on a machine, and `cluster` stays up to the end."""
+    items.sort(key=lambda item: "bare" not in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A cluster with servers beside it, up: `environment` for client programs, `core` and `api` for Kubernetes.
