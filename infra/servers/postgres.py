@@ -2,6 +2,9 @@
 
 import shutil
 import subprocess
+from pathlib import Path
+
+import psutil
 
 from infra.servers import programs
 from infra.servers.home import HOST, Home, write_private
@@ -39,6 +42,7 @@ def prepare(home: Home) -> None:
     folder = home.place("postgres")
     programs.give(folder, owner)
     if (folder / "data").exists():
+        _forget_the_dead(folder / "data" / "postmaster.pid")
         return
     # Under another name until it is whole: a killed first start leaves nothing that looks like a cluster.
     shutil.rmtree(folder / "new", ignore_errors=True)
@@ -59,6 +63,20 @@ def prepare(home: Home) -> None:
     if done.returncode != 0:
         raise RegrowError(f"initdb failed in {folder}: {done.stderr.strip() or done.stdout.strip()}")
     (folder / "new").rename(folder / "data")
+
+
+def _forget_the_dead(lock: Path) -> None:
+    """Remove the lock of a server that was killed and whose parent has not asked for its end.
+
+    PostgreSQL takes it for a living one; in a container whose first process does not reap, it stays for ever.
+    """
+    try:
+        number = int(lock.read_text().splitlines()[0])
+        dead = psutil.Process(number).status() == psutil.STATUS_ZOMBIE
+    except (OSError, ValueError, IndexError, psutil.NoSuchProcess):
+        return  # no lock, or one that PostgreSQL judges by itself
+    if dead:
+        lock.unlink(missing_ok=True)
 
 
 def command(home: Home) -> list[str]:

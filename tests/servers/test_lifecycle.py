@@ -3,6 +3,7 @@
 import os
 import signal
 import stat
+import subprocess
 import time
 
 import psutil
@@ -141,6 +142,19 @@ def test_a_killed_parent_leaves_no_child_that_keeps_up_from_working(servers):
     login = ("admin", servers.home.secret("mlflow.admin"))
     address = f"http://{HOST}:{servers.home.port('mlflow')}/api/2.0/mlflow/registered-models/search"
     assert requests.get(address, auth=login, timeout=60).ok
+
+
+def test_a_postmaster_that_nobody_reaps_keeps_nothing_from_starting(servers):
+    """In a container whose first process does not reap, what was killed stays in the list of processes."""
+    servers.command("down")
+    dead = subprocess.Popen(["true"])
+    while psutil.Process(dead.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    lock = servers.home.folder / "postgres" / "data" / "postmaster.pid"
+    lock.write_text(f"{dead.pid}\n{lock.parent}\n0\n{servers.home.port('postgres')}\n\n{HOST}\n")
+    servers.command("up")
+    assert lock.read_text().splitlines()[0] != str(dead.pid)
+    dead.wait()
 
 
 def test_down_leaves_no_process_and_no_port_and_the_data_stay(servers):
