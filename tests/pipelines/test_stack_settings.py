@@ -78,7 +78,8 @@ own = {
         "fine_tune_science": {
             "retry": {"max_retries": 7},
             "settings": {"step_operator.kubernetes": {"pod_settings": {
-                "resources": {"limits": {"memory": "200Gi"}, "requests": {"cpu": "2500m"}}, "volumes": [{"name": "more", "emptyDir": {}}],
+                "resources": {"limits": {"memory": "200Gi"}, "requests": {"cpu": "2500m"}},
+                "volumes": [{"name": "more", "emptyDir": {}}],
             }}},
         },
         "fine_tune_arc": {"step_operator": None, "settings": {"docker": {"parent_image": "mine", "skip_build": True}}},
