@@ -26,15 +26,18 @@ class Attempt:
     """This try of a step.
 
     Args:
-        work: the step's working folder, which outlives the pod.
+        work: the step's working folder, which outlives the pod and the run.
+        run: the run that this try belongs to.
+        already: seconds that this try has taken by now.
 
     Attributes:
-        lost: seconds that an earlier try worked before it was killed.
+        lost: seconds that an earlier try of the same run worked before it was killed. What one of another run lost is
+            told of, and is not this run's to pay.
     """
 
-    def __init__(self, work: Path) -> None:
-        self._work, self._file = work, work / _FILE
-        self._started, self._noted = time.time(), 0.0
+    def __init__(self, work: Path, run: str = "", already: float = 0.0) -> None:
+        self._work, self._file, self._run = work, work / _FILE, run
+        self._started, self._noted = time.time() - already, 0.0
         self.lost = self._earlier()
         self.note(0)
 
@@ -45,7 +48,7 @@ class Attempt:
             return
         self._noted = now
         found = memory.read()
-        record = {"started": self._started, "seen": now, "peak": peak, **asdict(found)}
+        record = {"run": self._run, "started": self._started, "seen": now, "peak": peak, **asdict(found)}
         record["peak"] = max(peak, found.peak or 0)
         with suppress(OSError):  # a full disk is the step's own matter
             write_json(self._file, record)
@@ -67,4 +70,4 @@ class Attempt:
             "most likely for want of memory" if full else "with its container or its machine",
             memory.words(memory.Memory(limit, peak), memory.estimated(self._work)),
         )
-        return max(0.0, float(seconds))
+        return max(0.0, float(seconds)) if last.get("run") == self._run else 0.0

@@ -1,13 +1,32 @@
 """What a run has cost: seconds of pods and of their GPUs, by stage."""
 
 import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import mlflow
+import psutil
 from zenml import get_step_context
 from zenml.client import Client
 
+from regrow.tune.record import TuningRecord
+
 _KEYS = ("seconds", "cpu_seconds", "gpu_seconds")
+# The program that ZenML starts in a pod for one step.
+_ONE_STEP = "zenml.entrypoints.entrypoint"
+
+
+def already() -> float:
+    """Return the seconds that this step's process has lived; 0 where one process runs many steps.
+
+    ZenML fetches and digests the inputs before it calls the step, and the pod holds its GPUs meanwhile.
+    """
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None or spec.name != _ONE_STEP:
+        return 0.0
+    return max(0.0, time.time() - psutil.Process().create_time())
 
 
 def held() -> dict[str, float]:
@@ -58,33 +77,50 @@ def log_facts(name: str, found: dict[str, float | int]) -> None:
         mlflow.log_metrics({f"cost.{name}.{key}": float(value) for key, value in found.items()})
 
 
-def account() -> dict[str, dict[str, float]]:
+def of_pods(tunings: Iterable[TuningRecord]) -> dict[str, float]:
+    """Return the seconds that each training took by its own clock, by the step that trains (pipelines.tuning)."""
+    return {f"fine_tune_{one.dataset}": float(one.summary["wall_seconds"]) for one in tunings}
+
+
+def account(trained: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Return by stage what this run has used so far: every try counts, what came from ZenML's cache costs nothing.
 
     The stage is the step's function. `steps` counts those that were worked on, `cached` the others, `tries` all tries.
+
+    Args:
+        trained: seconds of a training by its step (`of_pods`), for those in several pods, which cannot tell ZenML.
     """
-    run = get_step_context().pipeline_run.id
+    steps = list(_steps())
+    # Pods whose result is in ZenML's cache find nothing to do.
+    cached = {step.name for step in steps if step.status.value == "cached"}
     rows: dict[str, dict[str, float]] = {}
+    for step in steps:
+        stage = str(_told(step).get("stage") or step.spec.source.attribute)
+        row = rows.setdefault(
+            stage, dict.fromkeys(("steps", "cached", "tries", *_KEYS, "peak_memory_bytes"), 0)
+        )
+        _add(row, step, 0.0 if f"collect_{step.name}" in cached else trained.get(step.name))
+    return {name: {key: round(value, 2) for key, value in row.items()} for name, row in rows.items()}
+
+
+def _steps() -> Iterator[Any]:
+    """Yield every try of every step of this run."""
+    run = get_step_context().pipeline_run.id
     page = 1
     while True:
         found = Client().list_run_steps(pipeline_run_id=run, page=page, size=100, hydrate=True)
-        for step in found.items:
-            stage = str(_told(step).get("stage") or step.spec.source.attribute)
-            row = rows.setdefault(
-                stage, dict.fromkeys(("steps", "cached", "tries", *_KEYS, "peak_memory_bytes"), 0)
-            )
-            _add(row, step)
+        yield from found.items
         if page >= found.total_pages:
-            return {name: {key: round(value, 2) for key, value in row.items()} for name, row in rows.items()}
+            return
         page += 1
 
 
-def _add(row: dict[str, float], step: Any) -> None:
+def _add(row: dict[str, float], step: Any, trained: float | None) -> None:
     status = step.status.value
     if status == "cached":
         row["cached"] += 1
         return
-    used: dict[str, Any] = step.run_metadata or _command(step)
+    used: dict[str, Any] = step.run_metadata or _command(step, trained)
     if "seconds" not in used:  # it is still at work, or was killed: the next try knows for how long
         row["tries"] += status in ("retried", "retrying")
         return
@@ -98,18 +134,25 @@ def _add(row: dict[str, float], step: Any) -> None:
 
 
 def _told(step: Any) -> dict[str, Any]:
-    """Return what the launcher has noted of a step: its stage, GPUs, pods."""
+    """Return what the launcher has noted of a step: its stage, GPUs, CPUs, pods."""
     return dict((step.config.extra or {}).get("regrow", {}))
 
 
-def _command(step: Any) -> dict[str, Any]:
-    """Return what the pods of a command used, which cannot say it to ZenML: from its start to its end."""
+def _command(step: Any, trained: float | None) -> dict[str, Any]:
+    """Return what the pods of a command used, which cannot say it to ZenML themselves.
+
+    A try that was completed counts with the time that the training took by its own clock. Of one that was not there is
+    only ZenML's time from its start to its end, in which pods may have waited for a node or an image: at most so much.
+    """
     if step.config.command is None or not (step.start_time and step.end_time):
         return {}
     told = _told(step)
     pods = int(told.get("pods", 1))
-    seconds = (step.end_time - step.start_time).total_seconds() * pods
-    return {"seconds": seconds, "gpus": float(told.get("gpus", 0)) / pods, "peak_memory_bytes": 0}
+    seconds = (step.end_time - step.start_time).total_seconds()
+    if trained is not None and step.status.value == "completed":
+        seconds = min(seconds, trained)  # less, where an earlier try has left the result
+    each = {name: float(told.get(name, 0)) / pods for name in ("cpus", "gpus")}
+    return {"seconds": seconds * pods, "peak_memory_bytes": 0, **each}
 
 
 def log_account(rows: dict[str, dict[str, float]]) -> None:

@@ -83,7 +83,7 @@ def register(
         summary = summarise(
             pairs, data, gates, shifts, found, registered, seconds=seconds, peak_memory_bytes=peak
         )
-        rows = cost.account()
+        rows = cost.account(cost.of_pods(tunings))
         cost.log_account(rows)
         summary["cost"] = {"stages": rows, "total": cost.total(rows)}
         page = report.run_page(

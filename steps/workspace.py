@@ -135,16 +135,19 @@ def measured() -> Iterator[None]:
     """Do a step's work: log what it used, leave it when the pod is asked to stop, and tell why memory did not suffice.
 
     Wall time and the peak memory of the process tree go to ZenML and MLflow (`steps.cost`), also when the step fails.
+    In a pod the time begins with the process, which has fetched the inputs while it held its GPUs.
 
     Raises:
         InterruptedRunError: SIGTERM came.
         RegrowError: as raised by the work; with limit, peak and estimate if the kernel has killed a process of it.
     """
-    started = time.monotonic()
+    already = cost.already()
+    started = time.monotonic() - already
     done = threading.Event()
     work = work_dir()
-    attempt, peak, kills = Attempt(work), [0], memory.read().kills or 0
-    step = get_step_context().step_run.id
+    run = get_step_context().step_run
+    attempt, peak, kills = Attempt(work, str(run.pipeline_run_id), already), [0], memory.read().kills or 0
+    step = run.id
 
     def watch() -> None:
         told = False

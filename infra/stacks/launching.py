@@ -14,7 +14,7 @@ from zenml.utils.settings_utils import is_stack_component_setting_key, resolve_s
 
 from infra.stacks.merging import merge
 from infra.stacks.register import kept_values
-from infra.stacks.schema import StackFile, Stage
+from infra.stacks.schema import GPU, StackFile, Stage
 from infra.stacks.values import sized
 from regrow.errors import InputError
 
@@ -63,12 +63,9 @@ def configured(
     found = {}
     for name, function in functions.items():
         stage = _told(stack, stack.stage(function), images if docker else {}, work)
-        told: dict[str, Any] = {"stage": function, "gpus": stage.pods * stage.resources.gpus}
-        if stage.pods > 1:
-            told["pods"] = stage.pods
-        facts = {"extra": {"regrow": told}}
         step = _step(stack, registered, stage, steps.get(name) or {}, images if docker else None)
-        found[name] = merge(facts, step)
+        told = {"stage": function} | _held(registered, stage, step)
+        found[name] = merge({"extra": {"regrow": told}}, step)
     rest = {name: given for name, given in steps.items() if name not in functions}
     return own | {"settings": settings, "steps": found | rest}
 
@@ -110,6 +107,35 @@ def _step(
     if _DOCKER in given.get("settings", {}):
         settings.pop(_DOCKER, None)
     return merge(step, given)
+
+
+def _held(registered: StackResponse, stage: Stage, step: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the GPUs and CPUs that all pods of a step hold, for the report of what a run has cost (steps.cost).
+
+    The pod cannot see what it asks for: it may use every core of its node, however few are kept free for it.
+    """
+    orchestrator = registered.components[StackComponentType.ORCHESTRATOR][0]
+    works = _operator(registered, step.get("step_operator")) or orchestrator
+    pod = (step["settings"].get(_key(works)) or {}).get("pod_settings") or {}
+    resources = pod.get("resources") or stage.resources.pod
+    requests, limits = (resources.get(which) or {} for which in ("requests", "limits"))
+    held: dict[str, Any] = {"gpus": stage.pods * int(limits.get(GPU) or requests.get(GPU) or 0)}
+    # Kubernetes takes the limit for the request where nothing is requested.
+    if cpu := requests.get("cpu") or limits.get("cpu"):
+        held["cpus"] = stage.pods * _cores(str(cpu))
+    return held | ({"pods": stage.pods} if stage.pods > 1 else {})
+
+
+def _cores(quantity: str) -> float:
+    """Return the number of cores that Kubernetes writes as 8, 0.5 or 500m.
+
+    Raises:
+        InputError: not such a number.
+    """
+    try:
+        return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
+    except ValueError:
+        raise InputError(f"cpu: {quantity!r} is no number of cores; write it as 8, 0.5 or 500m") from None
 
 
 def _told(stack: StackFile, stage: Stage, images: Mapping[Any, str], work: str) -> Stage:

@@ -74,6 +74,25 @@ def merge(tuned: dict[str, Paper], pruned: Paper, spec: MergeSpec) -> Need:
     )
 
 
+def lay_out(fetched: dict[str, int]) -> Need:
+    """Models and data go where every pod finds them: links, on the one volume that tuning in several pods demands."""
+    return Need(
+        host={"libraries": LIBRARIES, "buffers": _CHUNKS},
+        fetched=fetched,
+        disk=2 * sum(fetched.values()),  # the digest on arrival, and again in the pods' folder
+    )
+
+
+def collect(tuned: Paper) -> Need:
+    """What the pods have left is read and digested on their volume, and goes into the artifact store."""
+    return Need(
+        host={"libraries": LIBRARIES, "buffers": _CHUNKS},
+        stored=tuned.nbytes,
+        scratch=tuned.nbytes,
+        disk=2 * tuned.nbytes,
+    )
+
+
 def register(models: dict[str, Paper]) -> Need:
     """The version points at the stored model: nothing is uploaded, but every model of the run is an input."""
     return Need(

@@ -3,6 +3,7 @@
 The wiring is that of pipelines/compress.py; a test compares the two step by step.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from regrow.capacity.device import Device
 from regrow.capacity.forward import Data, data_of
 from regrow.capacity.need import Need
 from regrow.capacity.paper import Paper, cut
+from regrow.capacity.requests import Request
 from regrow.capacity.training import fine_tune
 from regrow.config import CompressConfig, Ingredients
 from regrow.evaluate.spec import EvaluateSpec
@@ -72,6 +74,22 @@ class Graph:
             found[dataset.name] = data
         return found
 
+    def tuned(
+        self, step: str, after: tuple[str, ...], need: Need, tuned: Paper, *, pods: int, **made_by: str
+    ) -> str:
+        """Append the training of a model, with the steps around it where several pods share it (pipelines.tuning).
+
+        Returns:
+            The step whose output the model is.
+        """
+        if pods == 1:
+            return self.add(step, "fine_tune", after, need, **made_by)
+        laid_out = self.add(
+            f"lay_out_{step}", "lay_out_tuning", after, files.lay_out(need.fetched), **made_by
+        )
+        self.add(step, "fine_tune", (laid_out,), replace(need, fetched={}, stored=0))
+        return self.add(f"collect_{step}", "collect_tuning", (laid_out, step), files.collect(tuned))
+
     def evaluated(self, step: str, model: Paper, made_by: str) -> str:
         """Append the evaluation of a model."""
         need = evaluation.evaluate(model, made_by, self._evaluation, self.device, self.assumed)
@@ -90,33 +108,43 @@ def compress_steps(
     assumed: Assumptions,
     folder: Path,
     *,
-    gpus: int | None = None,
+    asked: Callable[[str, str], Request],
 ) -> list[Step]:
-    """Return the steps of a run."""
+    """Return the steps of a run.
+
+    Args:
+        base: the unpruned model.
+        config: of the run.
+        device: what the steps compute on.
+        assumed: sizes that the configuration does not say.
+        folder: for configurations on paper.
+        asked: what a step asks for, by its name and its function.
+    """
     graph = Graph(base, config, device, assumed)
     pruned = cut(base, config.prune, folder)
     graph.add(
         "prune", "prune", ("load_model", "compute_layer_importance"), files.prune(base, pruned, config.prune)
     )
     sets = graph.branch(config)
+    tuned: dict[str, str] = {}
     for dataset in config.datasets:
         name, recipe = dataset.name, dataset.tune or config.tune
         teacher = base if needs_teacher(recipe) else None
         after = ("prune", f"validate_data_{name}", *(("load_model",) if teacher else ()))
-        graph.add(
-            f"fine_tune_{name}", "fine_tune", after,
-            fine_tune(pruned, teacher, sets[name], recipe, device, gpus=gpus), data=f"validate_data_{name}",
-        )  # fmt: skip
+        has = asked(f"fine_tune_{name}", "fine_tune")
+        need = fine_tune(pruned, teacher, sets[name], recipe, device, gpus=has.gpus or None, pods=has.pods)
+        tuned[name] = graph.tuned(
+            f"fine_tune_{name}", after, need, pruned, data=f"validate_data_{name}", pods=has.pods
+        )
         graph.add(
             f"measure_shift_{name}", "measure_shift", (f"validate_data_{name}", "load_model"),
             forward.shift(base, sets[name], config.shift, device), data=f"validate_data_{name}",
         )  # fmt: skip
-    tuned = {f"fine_tune_{name}": pruned for name in sets}
-    graph.add("merge", "merge", (*tuned, "prune"), files.merge(tuned, pruned, config.merge))
+    need = files.merge(dict.fromkeys(tuned.values(), pruned), pruned, config.merge)
+    graph.add("merge", "merge", (*tuned.values(), "prune"), need)
     models = {"base": ("load_model", base), "pruned": ("prune", pruned)}
-    models |= {f"tuned-{name}": (f"fine_tune_{name}", pruned) for name in sets} | {
-        "merged": ("merge", pruned)
-    }
+    models |= {f"tuned-{name}": (made_by, pruned) for name, made_by in tuned.items()}
+    models |= {"merged": ("merge", pruned)}
     scores = [
         graph.evaluated(f"evaluate_{name}", model, made_by) for name, (made_by, model) in models.items()
     ]
@@ -136,5 +164,5 @@ def compress_steps(
     return graph.steps
 
 
-# Steps of a dataset's branch whose results `register` tells.
-_TOLD = ("generate_self_data", "validate_data", "measure_shift", "fine_tune")
+# Steps of a dataset's branch whose results `register` tells, beside those that make models.
+_TOLD = ("generate_self_data", "validate_data", "measure_shift")

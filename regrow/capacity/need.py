@@ -48,7 +48,7 @@ class Need:
 
     Attributes:
         device: bytes on the device by what takes them; all devices of the step together.
-        host: bytes of host memory by what takes them.
+        host: bytes of host memory by what takes them; of one pod, where several share the step.
         fetched: bytes that come from the artifact store, by artifact.
         outside: bytes that come from a hub or an index.
         stored: bytes that go to the artifact store.
@@ -59,6 +59,7 @@ class Need:
         gpus: devices that the step uses together.
         spreads: how several devices can share the step; empty: it runs on one device, whatever there is.
         notes: what a reader must know.
+        warnings: why the step would fail, whatever it asks for.
     """
 
     device: dict[str, int] = field(default_factory=dict)
@@ -73,6 +74,7 @@ class Need:
     gpus: int = 0
     spreads: str = ""
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def device_bytes(self) -> int:
@@ -93,15 +95,16 @@ class Need:
         """Bytes through the artifact store."""
         return sum(self.fetched.values()) + self.stored
 
-    def computing(self, device: Device) -> float:
-        """Seconds of computing."""
-        return sum(one.seconds(device, max(self.gpus, 1)) for one in self.work) + self.merged / device.merge
+    def computing(self, device: Device, gpus: int | None = None) -> float:
+        """Seconds of computing, on so many devices; on as many as it uses if not given."""
+        count = max(self.gpus if gpus is None else gpus, 1)
+        return sum(one.seconds(device, count) for one in self.work) + self.merged / device.merge
 
     def moving(self, device: Device, *, cached: bool = False) -> float:
         """Seconds of moving bytes; nothing is fetched where the node's cache has it."""
         over = self.outside + self.stored + (0 if cached else sum(self.fetched.values()))
         return over / device.network + self.disk / device.disk
 
-    def seconds(self, device: Device, *, cached: bool = False) -> float:
+    def seconds(self, device: Device, *, cached: bool = False, gpus: int | None = None) -> float:
         """Seconds from the pod's creation to its end; a GPU is held for all of them."""
-        return device.start + self.moving(device, cached=cached) + self.computing(device)
+        return device.start + self.moving(device, cached=cached) + self.computing(device, gpus)

@@ -45,10 +45,15 @@ class Planned:
             return self.asked.gpus
         return self.need.gpus
 
+    @property
+    def used(self) -> int:
+        """Devices that it computes on: no more than it uses together, and no more than it holds."""
+        return min(self.need.gpus, self.devices or self.need.gpus)
+
     @cached_property
     def seconds(self) -> float:
         """Seconds from the pod's creation to its end, every input fetched."""
-        return self.need.seconds(self.device)
+        return self.need.seconds(self.device, gpus=self.used)
 
     @property
     def device_hours(self) -> float:
@@ -58,10 +63,12 @@ class Planned:
     @cached_property
     def warnings(self) -> list[str]:
         """What does not fit, in plain words."""
-        need, asked, found = self.need, self.asked, []
+        need, asked = self.need, self.asked
+        found = list(need.warnings)
         host = need.host_bytes(self.device)
         if asked.memory is not None and host > asked.memory:
-            found.append(f"needs {_gib(host)} of host memory, asks for {_gib(asked.memory)}")
+            pods = f" in each of {asked.pods} pods" if asked.pods > 1 else ""
+            found.append(f"needs {_gib(host)} of host memory{pods}, asks for {_gib(asked.memory)}")
         if asked.disk is not None and need.disk_bytes > asked.disk:
             found.append(f"needs {_gib(need.disk_bytes)} of disk, asks for {_gib(asked.disk)}")
         if self.device.kind == "cpu":
@@ -70,8 +77,11 @@ class Planned:
             return found
         if need.gpus and asked.gpus == 0:
             found.append("computes on a model and asks for no GPU")
+        if 0 < self.devices < need.gpus:
+            found.append(f"computes on {need.gpus} GPUs together ({need.spreads}), has {self.devices}")
         least = least_devices(need, self.device)
-        if need.gpus and need.device_bytes > self.devices * FULL * self.device.memory:
+        # Devices that a step holds and does not use take nothing of it.
+        if need.gpus and need.device_bytes > need.gpus * FULL * self.device.memory:
             what = f"needs {_gib(need.device_bytes)} on {least} GPUs of {_gib(self.device.memory)}"
             how = (
                 f"set {need.spreads}"
@@ -176,7 +186,12 @@ def _row(one: Planned) -> dict[str, Any]:
         "after": list(one.step.after),
         "image": asked.image,
         "step_operator": asked.operator,
-        "requested": {"gpus": asked.gpus, "memory_bytes": asked.memory, "disk_bytes": asked.disk},
+        "requested": {
+            "gpus": asked.gpus,
+            "pods": asked.pods,
+            "memory_bytes": asked.memory,
+            "disk_bytes": asked.disk,
+        },
         "devices": one.devices,
         "least_devices": least_devices(need, one.device),
         "device_bytes": dict(need.device),
@@ -222,17 +237,17 @@ def make(
     """
     name, shape = config_for(config.model, model)
     base = paper(shape, name, folder)
-    tuning = stack.stage("fine_tune") if stack else None
-    gpus = (tuning.pods * tuning.resources.gpus or None) if tuning else None
     sizes = assumed or Assumptions()
-    if isinstance(config, StudyConfig):
-        steps, kind = study_steps(base, config, device, sizes, folder, gpus=gpus), "study"
-    else:
-        steps, kind = compress_steps(base, config, device, sizes, folder, gpus=gpus), "run"
     own = whole.get("steps") or {}
-    planned = [
-        Planned(one, of_step(own.get(one.name), _asked(stack, one.stage), one.name), device) for one in steps
-    ]
+
+    def asked(step: str, stage: str) -> Request:
+        return of_step(own.get(step), _asked(stack, stage), step)
+
+    if isinstance(config, StudyConfig):
+        steps, kind = study_steps(base, config, device, sizes, folder, asked=asked), "study"
+    else:
+        steps, kind = compress_steps(base, config, device, sizes, folder, asked=asked), "run"
+    planned = [Planned(one, asked(one.name, one.stage), device) for one in steps]
     return Plan(name, base.parameters, kind, device, planned, price, stack.name if stack else None)
 
 

@@ -14,13 +14,23 @@ _UNITS = {"": 1, "m": 1e-3, **{f"{u}": 1000.0**n for n, u in enumerate("kMGTP", 
 
 @dataclass(frozen=True)
 class Request:
-    """What a step's pod asks for; None where nothing is said."""
+    """What a step's pod asks for; None where nothing is said.
+
+    Attributes:
+        image: which of the images.
+        operator: step operator.
+        gpus: of all pods together.
+        memory: bytes of host memory, of each pod.
+        disk: bytes of the node's disk, of each pod.
+        pods: that share the step.
+    """
 
     image: str | None = None
     operator: str | None = None
     gpus: int | None = None
     memory: int | None = None
     disk: int | None = None
+    pods: int = 1
 
 
 def quantity(text: str | int, where: str) -> int:
@@ -51,6 +61,7 @@ def of_stage(stage: Any, *, cached: bool) -> Request:
         disk=quantity(asked.ephemeral_storage, "ephemeral_storage")
         if asked.ephemeral_storage and not cached
         else None,
+        pods=stage.pods,
     )
 
 
@@ -73,7 +84,7 @@ def of_step(settings: Mapping[str, Any] | None, below: Request, name: str) -> Re
         where = f"steps.{name}"
         below = replace(
             below,
-            gpus=int(asked[_GPU]) if _GPU in asked else below.gpus,
+            gpus=below.pods * int(asked[_GPU]) if _GPU in asked else below.gpus,
             memory=quantity(asked["memory"], where) if "memory" in asked else below.memory,
             disk=quantity(asked["ephemeral-storage"], where) if "ephemeral-storage" in asked else below.disk,
         )

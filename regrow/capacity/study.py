@@ -1,6 +1,7 @@
 """The steps of a study, each with what it waits for and what it needs, as pipelines/study.py wires them."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from regrow.capacity import files
@@ -9,6 +10,7 @@ from regrow.capacity.device import Device
 from regrow.capacity.forward import Data
 from regrow.capacity.graph import Graph, Step
 from regrow.capacity.paper import Paper, cut
+from regrow.capacity.requests import Request
 from regrow.capacity.training import fine_tune
 from regrow.study import Arm, Cell, StudyConfig
 
@@ -20,9 +22,9 @@ def study_steps(
     assumed: Assumptions,
     folder: Path,
     *,
-    gpus: int | None = None,
+    asked: Callable[[str, str], Request],
 ) -> list[Step]:
-    """Return the steps of a study."""
+    """Return the steps of a study; arguments as in `compress_steps`."""
     graph = Graph(base, config, device, assumed)
     sets = graph.branch(config)
     graph.evaluated("evaluate_base", base, "load_model")
@@ -37,7 +39,7 @@ def study_steps(
     results = ["evaluate_base"]
     for cell, arm in config.cells():
         model = cuts[cell.blocks]
-        made_by, records = _treated(graph, config, cell, arm, model, joined, gpus)
+        made_by, records = _treated(graph, config, cell, arm, model, joined, asked)
         results += records
         results.append(graph.evaluated(_id("evaluate", cell.key), model, made_by))
         if config.evaluation.answers:
@@ -53,7 +55,7 @@ def _treated(
     arm: Arm,
     pruned: Paper,
     joined: "_Joined",
-    gpus: int | None,
+    asked: Callable[[str, str], Request],
 ) -> tuple[str, list[str]]:
     """Append a cell's training; return the step that made its model, and those whose records are told."""
     parent = f"prune_{cell.blocks}"
@@ -69,8 +71,10 @@ def _treated(
         step, data = joined.set_of(group, records)
         key = cell.key if arm.data == "mixed" else f"{cell.key}:{group[0]}"
         after = (parent, step, *(("load_model",) if teacher else ()))
-        need = fine_tune(pruned, teacher, data, recipe, graph.device, gpus=gpus)
-        made.append(graph.add(_id("fine_tune", key), "fine_tune", after, need, pruned=parent, data=step))
+        name = _id("fine_tune", key)
+        has = asked(name, "fine_tune")
+        need = fine_tune(pruned, teacher, data, recipe, graph.device, gpus=has.gpus or None, pods=has.pods)
+        made.append(graph.tuned(name, after, need, pruned, pods=has.pods, pruned=parent, data=step))
     if arm.data == "mixed":
         return made[0], made
     need = files.merge(dict.fromkeys(made, pruned), pruned, config.merge)

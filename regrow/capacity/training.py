@@ -15,6 +15,7 @@ from regrow.capacity.need import GIB, Need, Work
 from regrow.capacity.paper import Paper
 from regrow.errors import InputError
 from regrow.tune.estimate import divisors, memory_parts, what_counts
+from regrow.tune.prepare import share_of
 from regrow.tune.recipe import Distill, Recipe, Sft, TeacherCorrection
 from regrow.tune.rehearsal import Cost, Shape, cost
 
@@ -47,17 +48,31 @@ def fine_tune(
     device: Device,
     *,
     gpus: int | None = None,
+    pods: int = 1,
 ) -> Need:
     """What a recipe needs on so many devices; as few as it fits on if not given.
+
+    Args:
+        parent: the model that is tuned.
+        teacher: the unpruned model, for methods that distil from it.
+        data: what it is tuned on.
+        recipe: how.
+        device: what it computes on.
+        gpus: of all pods together.
+        pods: that share the training, and the devices evenly; each has memory of its own.
 
     Raises:
         InputError: the recipe is a chain of two sets, or trains what the model has not.
     """
     if isinstance(recipe, TeacherCorrection):
         assert teacher is not None
-        first = fine_tune(teacher, None, data, recipe.correction, device, gpus=gpus)
-        second = fine_tune(parent, teacher, data, recipe.distillation(), device, gpus=gpus)
-        return _chained(first, second)
+        first = fine_tune(teacher, None, data, recipe.correction, device, gpus=gpus, pods=pods)
+        second = fine_tune(parent, teacher, data, recipe.distillation(), device, gpus=gpus, pods=pods)
+        chained = _chained(first, second)
+        if pods == 1:
+            return chained
+        alone = f"method {recipe.method}: its two phases cannot share one call on several machines"
+        return replace(chained, warnings=(*chained.warnings, alone))
     if not isinstance(recipe, Sft | Distill):
         raise InputError(f"tune.method {recipe.method}: cannot be planned; plan its phases one by one")
     dtype = sizes(parent, device, recipe.dtype).dtype
@@ -81,15 +96,20 @@ def fine_tune(
         work.append(sizes(teacher, device, dtype).reads(seen, run.length, 8 * run.length))
     proof = 4 * parent.parameters
     notes = [f"{run.rows} examples in a forward pass", "proof with one float32 model of " + _gib(proof)]
+    warnings = [refused] if (refused := _refused(recipe, count)) else []
     if proof > device.memory:
-        notes.append("the proof does not fit on one device")
+        warnings.append(
+            f"the proof does not fit on one device: after training it needs {_gib(proof)}, the device has "
+            f"{_gib(device.memory)}, and the run ends there"
+        )
+    each = ceil(count / pods)
     kept = recipe.keep * 3 * counted.trained * _FLOAT
     on_device = {name: value * count for name, value in parts.items() if value}
     return Need(
         device=on_device,
         host={
-            "libraries": LIBRARIES * (count + 1 if device.kind == "cuda" else 1),
-            "parents": (parent.parameters + (online.parameters if online else 0)) * _item(dtype) * count
+            "libraries": LIBRARIES * (each + 1 if device.kind == "cuda" else 1),
+            "parents": (parent.parameters + (online.parameters if online else 0)) * _item(dtype) * each
             if device.kind == "cuda"
             else 0,
         },
@@ -102,6 +122,7 @@ def fine_tune(
         gpus=count,
         spreads="FSDP",
         notes=tuple(notes),
+        warnings=tuple(warnings),
     )
 
 
@@ -109,7 +130,17 @@ def _counts(recipe: Sft | Distill, gpus: int | None) -> list[int]:
     """Return numbers of devices to try: those that divide a step's examples."""
     if gpus is not None:
         return [gpus]
-    return [2**power for power in range(_MOST.bit_length()) if recipe.batch_size % 2**power == 0]
+    counts = [2**power for power in range(_MOST.bit_length())]
+    return [count for count in counts if not _refused(recipe, count)] or [1]
+
+
+def _refused(recipe: Sft | Distill, processes: int) -> str:
+    """Return the words with which `regrow tune` refuses to share a step between so many processes; empty if it does."""
+    try:
+        share_of(recipe, processes)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def _fitted(
@@ -174,6 +205,7 @@ def _chained(first: Need, second: Need) -> Need:
         device=larger.device, host=larger.host, fetched=first.fetched | second.fetched, stored=second.stored,
         scratch=first.scratch + second.scratch, disk=first.disk + second.disk, work=first.work + second.work,
         gpus=max(first.gpus, second.gpus), spreads=second.spreads, notes=second.notes,
+        warnings=tuple(dict.fromkeys((*first.warnings, *second.warnings))),
     )  # fmt: skip
 
 

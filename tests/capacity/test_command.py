@@ -1,6 +1,7 @@
 """`regrow plan` on the configurations that come with the project."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,56 @@ def test_the_table_names_every_step_the_totals_and_what_does_not_fit(capfd, tmp_
     assert "of host memory, asks for 8.0 GiB" in text and "of disk, asks for 10.0 GiB" in text
     text = plan(capfd, str(ROOT / "configs/llama-3.1-8b.yaml"), "--model", "Llama-3.1-70B", "--gpu-hour", "1")
     assert "cannot run so" in text and "Llama-3.1-70B, 70.55B parameters" in text
-    assert "the proof does not fit on one device" in text
+    fits_not = text.partition("does not fit:\n")[2].partition("\n\n")[0]
+    assert "the proof does not fit on one device: after training it needs" in fits_not
+
+
+def asking(whole: dict, step: str, gpus: int) -> dict:
+    """A configuration whose step asks for so many GPUs."""
+    limits = {"nvidia.com/gpu": str(gpus)}
+    settings = {"step_operator.kubernetes": {"pod_settings": {"resources": {"limits": limits}}}}
+    return whole | {"steps": {step: {"settings": settings}}}
+
+
+def test_gpus_that_a_step_needs_together_are_compared_with_those_it_has(capfd, tmp_path):
+    whole = yaml.safe_load((ROOT / "configs/llama-3.1-8b.yaml").read_text())
+    whole["parameters"]["self_data"] = {"engine": "vllm", "vllm": {"tensor_parallel_size": 2}}
+    name = "generate_self_data_alpaca"
+    path, found = tmp_path / "vllm.yaml", {}
+    for gpus in (1, 2, 4):
+        path.write_text(yaml.safe_dump(asking(whole, name, gpus)))
+        steps = json.loads(plan(capfd, str(path), "--json"))["steps"]
+        found[gpus] = next(one for one in steps if one["name"] == name)
+    assert found[1]["warnings"] == [
+        "computes on 2 GPUs together (self_data.vllm.tensor_parallel_size), has 1"
+    ]
+    assert found[2]["warnings"] == found[4]["warnings"] == []
+    computing = {gpus: one["seconds"] - one["seconds_moving"] - 60 for gpus, one in found.items()}
+    # Time and GPU hours are of the same GPUs: a second one makes it faster, idle ones do not, and are paid for.
+    assert computing[1] == pytest.approx(2 * computing[2], rel=0.02)
+    assert found[4]["seconds"] == found[2]["seconds"]
+    for gpus, one in found.items():
+        assert one["device_hours"] == pytest.approx(gpus * one["seconds"] / 3600, abs=1e-3)
+
+
+def test_memory_of_gpus_that_a_stage_cannot_use_is_not_counted(capfd, tmp_path):
+    whole = yaml.safe_load((ROOT / "configs/llama-3.1-8b.yaml").read_text())
+    path = tmp_path / "large.yaml"
+    path.write_text(yaml.safe_dump(asking(whole, "evaluate_base", 4)))
+    steps = json.loads(plan(capfd, str(path), "--json", "--model", "Llama-3.1-70B"))["steps"]
+    (said,) = next(one["warnings"] for one in steps if one["name"] == "evaluate_base")
+    assert "on 2 GPUs of 80.0 GiB, has 4; the stage computes on one device" in said
+
+
+def test_a_step_that_its_processes_cannot_share_is_said_in_the_words_of_tuning(capfd, tmp_path):
+    whole = yaml.safe_load((ROOT / "configs/llama-3.1-8b.yaml").read_text())
+    whole["parameters"]["tune"]["batch_size"] = 8
+    path = tmp_path / "three.yaml"
+    path.write_text(yaml.safe_dump(asking(whole, "fine_tune_alpaca", 3)))
+    warnings = json.loads(plan(capfd, str(path), "--json"))["warnings"]
+    assert warnings == [
+        "fine_tune_alpaca: recipe.batch_size 8: cannot be shared by 3 processes; make it a multiple"
+    ]
 
 
 def test_a_stack_file_says_what_is_asked_for(capfd, monkeypatch):
@@ -160,3 +210,4 @@ def test_a_run_configuration_wins_over_the_stack():
     }
     found = of_step(step, below, "x")
     assert found == Request(image="tune", operator="big", gpus=4, memory=16 * GIB, disk=10 * GIB)
+    assert of_step(step, replace(below, pods=2), "x").gpus == 8  # each pod asks for as many

@@ -20,7 +20,7 @@ from regrow.merge import MergeSpec
 from regrow.prune import PruneSpec
 from regrow.source import ModelSpec, TextSpec
 from regrow.tune.estimate import Setting, estimate
-from regrow.tune.recipe import Distill, Full, Lora, Sft
+from regrow.tune.recipe import Distill, Full, Lora, Sft, TeacherCorrection
 from tests.tiny import tiny_checkpoint
 
 HOST = Device(name="here", kind="cpu", memory=2**40, halves=False, flops=1e12, bandwidth=1e11)
@@ -207,6 +207,28 @@ def test_a_model_that_one_device_cannot_train_is_spread_over_several(tmp_path: P
     assert several.device_bytes / several.gpus <= 0.9 * tight.memory < one.device_bytes
     assert several.work[0].seconds(tight, several.gpus) == pytest.approx(
         several.work[0].seconds(tight) / several.gpus
+    )
+
+
+def test_devices_are_added_as_far_as_a_step_can_be_shared(tmp_path: Path):
+    real = tiny_checkpoint(tmp_path / "real", pad_token_id=None)
+    on_paper = paper(read_json(real.folder / "config.json"), "tiny", tmp_path / "paper")
+    small = Device(name="small", memory=2**20, flops=1e14, bandwidth=1e12)  # nothing fits on it
+    recipe = Sft(batch_size=8, micro_batch_size=4, max_length=16)
+    assert fine_tune(on_paper, None, DATA, recipe, small).gpus == 2
+    (said, *_) = fine_tune(on_paper, None, DATA, recipe, small, gpus=4).warnings
+    assert "recipe.micro_batch_size 4: does not divide the 2 examples" in said
+
+
+def test_two_phases_in_several_pods_are_refused_as_tuning_does(tmp_path: Path):
+    real = tiny_checkpoint(tmp_path / "real", pad_token_id=None)
+    on_paper = paper(read_json(real.folder / "config.json"), "tiny", tmp_path / "paper")
+    recipe = TeacherCorrection()
+    roomy = Device(name="roomy", memory=2**40, flops=1e14, bandwidth=1e12)
+    need = [fine_tune(on_paper, on_paper, DATA, recipe, roomy, gpus=2, pods=pods) for pods in (1, 2)]
+    assert need[0].warnings == ()
+    assert need[1].warnings == (
+        "method teacher_correction: its two phases cannot share one call on several machines",
     )
 
 

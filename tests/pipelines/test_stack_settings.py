@@ -81,7 +81,8 @@ own = {
         "fine_tune_science": {
             "retry": {"max_retries": 7},
             "settings": {"step_operator.kubernetes": {"pod_settings": {
-                "resources": {"limits": {"memory": "200Gi"}}, "volumes": [{"name": "more", "emptyDir": {}}],
+                "resources": {"limits": {"memory": "200Gi"}, "requests": {"cpu": "2500m"}},
+                "volumes": [{"name": "more", "emptyDir": {}}],
             }}},
         },
         "fine_tune_arc": {"step_operator": None, "settings": {"docker": {"parent_image": "mine", "skip_build": True}}},
@@ -251,7 +252,7 @@ def test_each_stage_has_its_image_retries_and_account(noted):
     assert all(skip and image in IMAGES.values() for skip, image in noted["builds"].values())
     assert plain["fine_tune_arc"]["retry"] == 3
     assert plain["validate_data_arc"]["retry"] is None
-    assert plain["fine_tune_arc"]["extra"] == {"regrow": {"stage": "fine_tune", "gpus": 1}}
+    assert plain["fine_tune_arc"]["extra"] == {"regrow": {"stage": "fine_tune", "gpus": 1, "cpus": 8.0}}
     assert worker(plain["evaluate_base"])["resources"]["limits"]["memory"] == "33Gi"  # of the values
 
 
@@ -307,7 +308,7 @@ def test_tuning_in_several_pods_is_one_command_between_two_steps(noted):
     tune = shared["fine_tune_science"]
     assert tune["settings"]["step_operator:gpu"]["pod_count"] == 3
     assert worker(tune)["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    assert tune["extra"] == {"regrow": {"stage": "fine_tune", "gpus": 3, "pods": 3}}
+    assert tune["extra"] == {"regrow": {"stage": "fine_tune", "gpus": 3, "cpus": 24.0, "pods": 3}}
     assert (tune["operator"], tune["retry"], tune["docker"]["parent_image"]) == ("gpu", 3, IMAGES["tune"])
     assert tune["after"] == ["lay_out_fine_tune_science"]
     assert "regrow tune given/model --data given/data" in tune["command"][-1]
@@ -354,6 +355,7 @@ def test_the_run_configuration_wins(noted):
     assert own["retry"] == 7
     pod = worker(own)
     assert pod["resources"]["limits"]["memory"] == "200Gi"
+    assert own["extra"]["regrow"]["cpus"] == 2.5
     assert pod["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert [volume["name"] for volume in pod["volumes"]] == ["cache", "shm", "more"]
     # Its docker section takes the place of the stack's images; a step's own that of both.
