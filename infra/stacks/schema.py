@@ -132,7 +132,6 @@ class StackFile(Strict):
     components: Components
     environment: dict[str, str] = Field({}, description="variables of every step")
     cache: str | None = Field(None, description="folder in the pods that outlives them")
-    build: dict[str, Any] = Field({}, description="ZenML's docker settings where the values name no images")
     waiting: Resources = Field(
         Resources(), description="of a pod that only waits for what a step operator runs"
     )

@@ -208,7 +208,21 @@ def test_the_command_line(project, noted):
     found = json.loads(checked.stdout)["findings"]
     missing = {one["what"] for one in found if one["state"] == "missing"}
     # Nothing of it can be reached from here, and nothing of that is an error.
-    assert missing == {"zenml", "artifact_store", "experiment_tracker", "container_registry", "cluster"}
+    assert missing == {
+        "zenml",
+        "artifact_store",
+        "experiment_tracker",
+        "container_registry",
+        "cluster",
+        "images",
+    }
+    # The values name base and tune.
+    images = [one["said"] for one in found if one["what"] == "images"]
+    assert len(images) == 2
+    assert "generate: the values name none, for generate_self_data" in images
+    assert any(
+        said.startswith("evaluate: the values name none, for compute_layer_importance") for said in images
+    )
     assert all(one["remedy"] for one in found if one["state"] == "missing")
     refused = project.regrow("stack", "up", "kubernetes", "--values", "none.json")
     assert refused.returncode == 2

@@ -92,10 +92,22 @@ except InputError as error:
 register(stages={"fine_tune": {"pods": 3}})
 noted["pods"] = remote.tuning_pods()
 noted["shared"] = steps(compiled(compress, fields | {"tune_pods": 3}, {}))
-register(images={})
-noted["without images"] = steps(compiled(compress, fields, {}))
+def without_image(pipeline, fields, own, *names):
+    register(images={name: one for name, one in values["images"].items() if name not in names})
+    try:
+        return steps(compiled(pipeline, fields, own))
+    except InputError as error:
+        return str(error)
+
+noted["no images"] = without_image(compress, fields, {}, *values["images"])
+noted["no tune"] = without_image(compress, fields, {}, "tune")
+tunes = {name: {"settings": {"docker": {"parent_image": "mine", "skip_build": True}}} for name in noted["plain"]
+         if name.startswith(("fine_tune", "generate_self_data"))}
+noted["no tune needed"] = without_image(compress, fields, {"steps": tunes}, "tune", "generate")
+own = {"settings": {"docker": {"parent_image": "mine", "skip_build": True}}}
+noted["all of its own"] = without_image(compress, fields, own, *values["images"])
 decision = {"name": "m", "version": "1", "target": "staging", "policy": Policy(), "reason": None}
-noted["promote"] = steps(compiled(promote, decision, {}))
+noted["promote"] = without_image(promote, decision, {}, "tune", "generate", "evaluate")
 from zenml.integrations.kubernetes.flavors import KubernetesStepOperatorSettings
 from zenml.integrations.kubernetes.manifest_utils import build_pod_manifest
 from kubernetes.client import ApiClient
@@ -342,11 +354,21 @@ def test_the_run_configuration_wins(noted):
     assert "step_operator tpu: the stack kubernetes has gpu" in noted["no such operator"]
 
 
-def test_without_images_they_are_built_from_the_projects_file(noted):
-    built = {json.dumps(step["docker"], sort_keys=True) for step in noted["without images"].values()}
-    assert built == {
-        json.dumps({"build_context_root": ".", "dockerfile": "infra/docker/Dockerfile"}, sort_keys=True)
-    }
+def test_a_run_whose_images_are_not_named_is_refused_with_its_stages(noted):
+    said = noted["no tune"]
+    assert "no image tune (for " in said
+    assert "fine_tune" in said
+    assert "python -m infra.docker build tune --registry HOST --push" in said
+    assert "evaluate" not in said
+    said = noted["no images"]
+    for image, stage in (("base", "the orchestrator"), ("evaluate", "compute_layer_importance")):
+        assert f"{image} (for {stage}" in said
+    # A docker section of the run configuration's own stands in for the image.
+    assert noted["no tune needed"]["fine_tune_arc"]["docker"]["parent_image"] == "mine"
+    assert noted["no tune needed"]["prune"]["docker"]["parent_image"] == IMAGES["base"]
+    assert not any(
+        step["docker"].get("parent_image") in IMAGES.values() for step in noted["all of its own"].values()
+    )
 
 
 def test_promotion_runs_without_gpus_and_is_not_tried_again(noted):
