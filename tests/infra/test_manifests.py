@@ -11,6 +11,7 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 
 from infra.kubernetes.kubectl import OVERLAYS, build
 from regrow.errors import RegrowError
@@ -40,6 +41,28 @@ def documented(folder: Path) -> Path:
     here = os.path.relpath(SOURCE, folder.resolve())
     (folder / "kustomization.yaml").write_text(text.replace("../regrow/infra/kubernetes", here))
     return folder
+
+
+def examples() -> dict[str, str]:
+    """Return the other YAML of docs/kubernetes.md by its first line, such as `patches: what for`."""
+    page = (ROOT / "docs/kubernetes.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"```yaml\n# (\w+: .*?)\n(.*?)```", page, re.DOTALL))
+
+
+def built_with(folder: Path, example: str, *, components: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """Build the overlay `gpu` with an example's patches or resources, and components."""
+    kind = example.partition(":")[0]
+    here = os.path.relpath(SOURCE, folder.resolve())
+    own = yaml.safe_load(examples()[example]) if kind == "patches" else [f"{kind}.yaml"]
+    if kind == "resources":
+        (folder / "resources.yaml").write_text(examples()[example])
+    whole = {
+        "resources": [f"{here}/overlays/gpu", *(own if kind == "resources" else [])],
+        "patches": own if kind == "patches" else [],
+        "components": [f"{here}/components/{one}" for one in components],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(whole))
+    return build(folder)
 
 
 def pods(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -203,6 +226,18 @@ def test_who_may_speak_to_whom(built):
                 if block.get("cidr") == "0.0.0.0/0":
                     assert block["except"] == ["169.254.0.0/16"], "the metadata service of a cloud's machine"
                     assert {one["port"] for one in rule["ports"]} <= {443, 6443}
+
+
+def test_a_load_balancer_that_is_no_pod_is_let_in_by_its_addresses(tmp_path):
+    example = "patches: behind a load balancer that is no pod"
+    policies = of_kind(built_with(tmp_path, example), "NetworkPolicy")
+    (rule,) = policies["servers"]["spec"]["ingress"]
+    assert [one["ipBlock"]["cidr"] for one in rule["from"] if "ipBlock" in one] == [
+        "10.60.0.0/16",
+        "130.211.0.0/22",
+        "35.191.0.0/16",
+    ]
+    assert [one["port"] for one in rule["ports"]] == [5000, 8080]
 
 
 def test_images_are_pinned_by_digest(built):
