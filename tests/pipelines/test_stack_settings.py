@@ -6,6 +6,7 @@ import textwrap
 import pytest
 from kubernetes_validate import ValidationError, validate
 
+from infra.stacks.schema import load
 from regrow.tune.pods import launch_of
 from tests.infra.test_stacks import VALUES
 from tests.pipelines.project import Project
@@ -288,6 +289,25 @@ def test_the_pod_that_kubernetes_gets(noted):
     security = container["securityContext"]
     assert (security["allowPrivilegeEscalation"], security["privileged"]) == (False, False)
     assert security["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_autoscalers_leave_the_pods_of_a_run_alone(noted):
+    kept = {
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+        "karpenter.sh/do-not-disrupt": "true",
+    }
+    # The pod that works, those that wait for a step operator's, and the orchestrator's.
+    assert noted["pod"]["metadata"]["annotations"] == kept
+    for step in noted["plain"].values():
+        pods = [one["pod_settings"] for one in step["settings"].values() if "pod_settings" in one]
+        assert pods
+        assert all(pod["annotations"] == kept for pod in pods)
+    for name, places in {
+        "kubernetes": ("pod_settings", "orchestrator_pod_settings"),
+        "kubeflow": ("pod_settings",),
+    }.items():
+        settings = load(name).components.orchestrator.settings
+        assert [settings[place]["annotations"] for place in places] == [kept] * len(places)
 
 
 def test_tuning_in_several_pods_is_one_command_between_two_steps(noted):
