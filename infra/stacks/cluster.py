@@ -10,6 +10,7 @@ from infra.stacks.findings import Finding, missing, note, ok
 from infra.stacks.schema import GPU, StackFile
 
 _SECONDS = 10
+_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 _APPLY = "kubectl apply -k infra/kubernetes/overlays/..."
 # What ZenML does there: as the person who starts a run, in the orchestrator's pod, in a step's pod.
 _CLIENT = (
@@ -53,7 +54,7 @@ def look(stack: StackFile, registered: StackResponse) -> Iterator[Finding]:
                 f"the step operator {one.name} uses the namespace {other}, the orchestrator {where}",
                 "name one in the values",
             )
-    yield from _namespace(client.CoreV1Api(api), str(where), orchestrator, operators)
+    yield from _namespace(client, api, str(where), orchestrator, operators)
     yield from _rights(client, api, str(where), orchestrator)
     for one in operators:
         yield from _gpus(client, api, stack, one)
@@ -61,8 +62,13 @@ def look(stack: StackFile, registered: StackResponse) -> Iterator[Finding]:
 
 
 def _namespace(
-    core: Any, where: str, orchestrator: ComponentResponse, operators: list[ComponentResponse]
+    client: Any,
+    api: Any,
+    where: str,
+    orchestrator: ComponentResponse,
+    operators: list[ComponentResponse],
 ) -> Iterator[Finding]:
+    core = client.CoreV1Api(api)
     yield _there(
         "namespace", f"the namespace {where}", lambda: core.read_namespace(where, _request_timeout=_SECONDS)
     )
@@ -79,10 +85,7 @@ def _namespace(
             lambda name=name: core.read_namespaced_service_account(name, where, _request_timeout=_SECONDS),
         )  # fmt: skip
     for name in sorted({claim for one in settings for claim in _claims(one)}):
-        yield _there(
-            "volumes", f"the volume claim {name}",
-            lambda name=name: core.read_namespaced_persistent_volume_claim(name, where, _request_timeout=_SECONDS),
-        )  # fmt: skip
+        yield _claim(client, api, where, name)
 
 
 def _claims(configuration: dict[str, Any]) -> Iterator[str]:
@@ -92,19 +95,51 @@ def _claims(configuration: dict[str, Any]) -> Iterator[str]:
                 yield claim["claimName"]
 
 
+def _claim(client: Any, api: Any, where: str, name: str) -> Finding:
+    """Say whether a volume claim has its volume, or can get one."""
+    core, found = client.CoreV1Api(api), []
+
+    def read() -> Any:
+        found.append(core.read_namespaced_persistent_volume_claim(name, where, _request_timeout=_SECONDS))
+        return found[0]
+
+    said = _there("volumes", f"the volume claim {name}", read)
+    if not found or found[0].status.phase == "Bound":
+        return said
+    phase = found[0].status.phase
+    # None: the cluster's default class. An empty name: no class, so a volume that somebody makes by hand.
+    if found[0].spec.storage_class_name is None and not found[0].spec.volume_name:
+        try:
+            classes = client.StorageV1Api(api).list_storage_class(_request_timeout=_SECONDS).items
+        except client.ApiException as error:
+            return note(
+                "volumes",
+                f"the volume claim {name} is {phase} and names no class; whether the cluster has a default one "
+                f"may not be looked at ({error.reason})",
+            )
+        if not any((one.metadata.annotations or {}).get(_DEFAULT_CLASS) == "true" for one in classes):
+            named = ", ".join(sorted(one.metadata.name for one in classes)) or "none"
+            return missing(
+                "volumes",
+                f"the volume claim {name} is {phase}: it names no class, and the cluster has no default one; it has "
+                f"{named}",
+                'name the class in an overlay (docs/kubernetes.md, "The cache"), delete the claim and apply it again',
+            )
+    # A claim whose class waits for the first pod is fine.
+    return note(
+        "volumes", f"the volume claim {name} is {phase}: bound by its first pod, or no volume fits it"
+    )
+
+
 def _there(what: str, named: str, read: Any) -> Finding:
     from kubernetes.client import ApiException
 
     try:
-        found = read()
+        read()
     except ApiException as error:
         if error.status == 404:
             return missing(what, f"{named} is not there", _APPLY)
         return note(what, f"{named} may not be looked at ({error.reason})")
-    phase = getattr(getattr(found, "status", None), "phase", None)
-    if what == "volumes" and phase != "Bound":
-        # A claim whose class waits for the first pod is fine.
-        return note(what, f"{named} is {phase}: bound by its first pod, or no volume fits it")
     return ok(what, f"{named} is there")
 
 

@@ -240,6 +240,14 @@ def test_a_load_balancer_that_is_no_pod_is_let_in_by_its_addresses(tmp_path):
     assert [one["port"] for one in rule["ports"]] == [5000, 8080]
 
 
+def test_the_databases_disks_can_be_given_a_class(tmp_path):
+    sets = of_kind(built_with(tmp_path, "patches: the class of the databases' disks"), "StatefulSet")
+    assert set(sets) == {"mlflow-database", "zenml-database"}
+    for one in sets.values():
+        (claim,) = one["spec"]["volumeClaimTemplates"]
+        assert claim["spec"]["storageClassName"] == "gp3"
+
+
 def test_images_are_pinned_by_digest(built):
     for name, template in pods(built[OWN]).items():
         for one in containers(template):

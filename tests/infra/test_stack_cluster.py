@@ -1,0 +1,180 @@
+"""What `regrow stack check` says of a cluster, asked from a made-up API server (tests/cluster has a real one)."""
+
+import json
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kubernetes import client, config
+from zenml.enums import StackComponentType
+
+from infra.stacks import cluster
+from infra.stacks.findings import Finding
+from infra.stacks.schema import load
+
+CLAIM = "/api/v1/namespaces/regrow/persistentvolumeclaims/regrow-cache"
+CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
+
+
+class Api:
+    """An API server: `objects` by path, and what nobody may do."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Any] = {
+            "/version/": dict.fromkeys(
+                (
+                    "major",
+                    "minor",
+                    "gitCommit",
+                    "gitTreeState",
+                    "buildDate",
+                    "goVersion",
+                    "compiler",
+                    "platform",
+                ),
+                "1",
+            )
+            | {"gitVersion": "v1.34.0"},
+            "/api/v1/namespaces/regrow": {},
+            "/api/v1/namespaces/kubeflow": {},
+            "/api/v1/namespaces/regrow/resourcequotas": {"items": []},
+            "/api/v1/namespaces/kubeflow/resourcequotas": {"items": []},
+            "/api/v1/nodes": {
+                "items": [{"metadata": {"name": "n"}, "status": {"allocatable": {"nvidia.com/gpu": "1"}}}]
+            },
+            CLAIM: claim("Bound"),
+            CLASSES: {"items": []},
+        }
+        for account in ("regrow-orchestrator", "regrow-step"):
+            self.objects[f"/api/v1/namespaces/regrow/serviceaccounts/{account}"] = {}
+        # (who, verb, resource); who is "" for the person that asks.
+        self.denied: set[tuple[str, str, str]] = set()
+        self.asked: set[tuple[str, str, str]] = set()
+        self.url = ""
+
+    def answer(self, path: str) -> tuple[int, Any]:
+        if path in self.objects:
+            return 200, self.objects[path]
+        return 404, {"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}
+
+    def review(self, spec: dict[str, Any]) -> dict[str, Any]:
+        one = spec["resourceAttributes"]
+        resource = "/".join(filter(None, (one["resource"], one.get("subresource"))))
+        key = (spec.get("user", "").rpartition(":")[2], one["verb"], resource)
+        self.asked.add(key)
+        return {"spec": spec, "status": {"allowed": key not in self.denied}}
+
+
+def claim(phase: str, **spec: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "regrow-cache"}, "spec": spec, "status": {"phase": phase}}
+
+
+def storage_class(name: str, *, default: bool = False) -> dict[str, Any]:
+    marks = {"storageclass.kubernetes.io/is-default-class": "true"} if default else {}
+    return {"metadata": {"name": name, "annotations": marks}, "provisioner": "p"}
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    made = Api()
+
+    class Handler(BaseHTTPRequestHandler):
+        def _send(self, status: int, body: Any) -> None:
+            text = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def do_GET(self) -> None:
+            self._send(*made.answer(self.path.partition("?")[0]))
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self._send(201, body | made.review(body["spec"]))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    made.url = f"http://127.0.0.1:{server.server_port}"
+    settings = client.Configuration(host=made.url)
+    settings.no_proxy = "127.0.0.1"
+    monkeypatch.setattr(config, "new_client_from_config", lambda **_: client.ApiClient(settings))
+    yield made
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def look(api: Api) -> Callable[..., list[Finding]]:
+    """Look at the cluster of a stack, as its file has the components."""
+
+    def looked(name: str = "kubernetes", **more: Any) -> list[Finding]:
+        stack = load(name)
+        parts = stack.components
+        settings = {"kubernetes_context": "here", **parts.orchestrator.settings, **more}
+        registered = SimpleNamespace(
+            components={
+                StackComponentType.ORCHESTRATOR: [
+                    SimpleNamespace(name=name, flavor_name=parts.orchestrator.flavor, configuration=settings)
+                ],
+                StackComponentType.STEP_OPERATOR: [
+                    SimpleNamespace(name=own, flavor_name=one.flavor, configuration=one.settings)
+                    for own, one in parts.step_operators.items()
+                ],
+            }
+        )
+        return list(cluster.look(stack, registered))  # type: ignore[arg-type]
+
+    return looked
+
+
+def of(found: list[Finding], what: str, state: str) -> list[str]:
+    return [one.said for one in found if (one.what, one.state) == (what, state)]
+
+
+def test_a_cluster_that_has_everything(look):
+    assert [one.line() for one in look() if one.state == "missing"] == []
+
+
+def test_a_claim_without_a_class_where_there_is_no_default_one_is_missing(api, look):
+    api.objects[CLAIM] = claim("Pending")
+    api.objects[CLASSES] = {"items": [storage_class("gp2"), storage_class("efs")]}
+    (said,) = of(look(), "volumes", "missing")
+    assert (
+        "regrow-cache is Pending: it names no class, and the cluster has no default one; it has efs, gp2"
+        in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "classes"),
+    [
+        (
+            {},
+            [storage_class("gp2", default=True)],
+        ),  # which the cluster gives it when the claim is looked at next
+        ({"storageClassName": "efs"}, [storage_class("efs")]),  # waits for the first pod
+        ({"storageClassName": ""}, []),  # a volume that somebody makes
+        ({"volumeName": "mine"}, []),
+    ],
+)
+def test_a_claim_that_may_still_get_its_volume_is_a_note(api, look, spec, classes):
+    api.objects[CLAIM] = claim("Pending", **spec)
+    api.objects[CLASSES] = {"items": classes}
+    found = look()
+    assert not of(found, "volumes", "missing")
+    assert len(of(found, "volumes", "note")) == 1
+
+
+def test_classes_that_may_not_be_looked_at_are_a_note(api, look):
+    api.objects[CLAIM] = claim("Pending")
+    del api.objects[CLASSES]
+    (said,) = of(look(), "volumes", "note")
+    assert "whether the cluster has a default one may not be looked at" in said
