@@ -6,6 +6,7 @@ No cluster is asked (tests/cluster does that). Without kubectl 1.27 or newer on 
 import itertools
 import os
 import re
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,30 @@ def test_who_may_speak_to_whom(built):
                 if block.get("cidr") == "0.0.0.0/0":
                     assert block["except"] == ["169.254.0.0/16"], "the metadata service of a cloud's machine"
                     assert {one["port"] for one in rule["ports"]} <= {443, 6443}
+
+
+def test_the_metadata_service_answers_for_names_alone(built):
+    """Cloud DNS for GKE has its address; at any other port it would hand out the node's role."""
+    ports = set()
+    for objects in built.values():
+        for policy in of_kind(objects, "NetworkPolicy").values():
+            for rule in policy["spec"].get("egress", []):
+                for block in (peer["ipBlock"] for peer in rule["to"] if "ipBlock" in peer):
+                    left_out = [ip_network(one) for one in block.get("except", [])]
+                    if ip_address("169.254.169.254") in ip_network(block["cidr"]) and not any(
+                        ip_address("169.254.169.254") in one for one in left_out
+                    ):
+                        ports |= {(one["protocol"], one["port"]) for one in rule["ports"]}
+    assert ports == {("UDP", 53), ("TCP", 53)}
+
+
+def test_more_ways_out_are_a_policy_beside_the_others(built, tmp_path):
+    policies = of_kind(built_with(tmp_path, "resources: more ways out for the pods of runs"), "NetworkPolicy")
+    assert set(policies) - set(of_kind(built["gpu"], "NetworkPolicy")) == {"pipeline-more"}
+    more = policies["pipeline-more"]
+    kubernetes_validate.validate(more, VERSIONS[-1], strict=True)
+    assert more["spec"]["podSelector"] == policies["pipeline"]["spec"]["podSelector"]
+    assert [one["ports"][0]["port"] for one in more["spec"]["egress"]] == [9000, 3128]
 
 
 def test_a_load_balancer_that_is_no_pod_is_let_in_by_its_addresses(tmp_path):
