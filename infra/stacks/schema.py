@@ -62,7 +62,7 @@ class Component(Strict):
         {}, description="the component's configuration; values are merged over it"
     )
     needs: dict[str, str] = Field(
-        {}, description="settings that only a values file can give: key, and what it is"
+        {}, description="settings that only a values file can give: key (or `one or other`), and what it is"
     )
 
 

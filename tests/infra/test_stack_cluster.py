@@ -178,3 +178,66 @@ def test_classes_that_may_not_be_looked_at_are_a_note(api, look):
     del api.objects[CLASSES]
     (said,) = of(look(), "volumes", "note")
     assert "whether the cluster has a default one may not be looked at" in said
+
+
+def test_gpus_are_looked_for_where_the_stages_pods_go(api, look):
+    (said,) = of(look(), "gpus", "ok")
+    assert "step operator gpu: stages ask for 1 nvidia.com/gpu; 1 nodes with regrow/pool=gpu" in said
+    api.objects["/api/v1/nodes"] = {"items": []}
+    assert of(look(), "gpus", "missing")
+
+
+@pytest.fixture
+def kubeflow(api: Api) -> Api:
+    """A cluster that has what the stack `kubeflow` needs."""
+    within = "/api/v1/namespaces/kubeflow"
+    api.objects[f"{within}/persistentvolumeclaims/regrow-cache"] = claim("Bound")
+    api.objects[f"{within}/secrets/regrow-zenml"] = {"data": {"api-key": "a2V5"}}
+    # A person of Kubeflow's makes no Jobs there.
+    api.denied = {("", verb, "jobs") for verb in ("create", "get", "list", "delete")}
+    return api
+
+
+def test_kubeflow_needs_no_rights_to_jobs_but_the_way_to_its_server(kubeflow, look):
+    found = look("kubeflow")
+    assert [one.line() for one in found if one.state == "missing"] == []
+    assert kubeflow.asked == {("", "get", "services/proxy"), ("", "create", "services/proxy")}
+    (said,) = of(found, "gpus", "ok")
+    assert "the orchestrator: stages ask for 1 nvidia.com/gpu; 1 nodes with regrow/pool=gpu" in said
+    kubeflow.denied.add(("", "create", "services/proxy"))
+    assert of(look("kubeflow"), "rights", "missing") == ["you may not: create services/proxy"]
+
+
+def test_what_kubeflows_pods_would_wait_for_is_missing(kubeflow, look):
+    within = "/api/v1/namespaces/kubeflow"
+    kubeflow.objects[f"{within}/secrets/regrow-zenml"] = {"data": {"key": "a2V5"}}
+    kubeflow.objects["/api/v1/nodes"] = {"items": []}
+    del kubeflow.objects[f"{within}/persistentvolumeclaims/regrow-cache"]
+    found = look("kubeflow")
+    assert of(found, "pod_secrets", "missing") == ["the secret regrow-zenml has no api-key"]
+    assert of(found, "volumes", "missing") == ["the volume claim regrow-cache is not there"]
+    assert len(of(found, "gpus", "missing")) == 1
+    del kubeflow.objects[f"{within}/secrets/regrow-zenml"]
+    found = look("kubeflow")
+    assert of(found, "pod_secrets", "missing") == ["the secret regrow-zenml is not there"]
+    remedies = {one.remedy for one in found if one.what == "pod_secrets"}
+    assert remedies == {
+        "kubectl -n kubeflow create secret generic regrow-zenml --from-file=api-key=FILE; see docs/kubeflow.md"
+    }
+
+
+def test_pipelines_of_a_profile_run_in_its_namespace(kubeflow, look):
+    within = "/api/v1/namespaces/ada"
+    kubeflow.objects[within] = {}
+    assert "the secret regrow-zenml is not there" in of(
+        look("kubeflow", user_namespace="ada"), "pod_secrets", "missing"
+    )
+    kubeflow.objects[f"{within}/secrets/regrow-zenml"] = {"data": {"api-key": "a2V5"}}
+    assert of(look("kubeflow", user_namespace="ada"), "pod_secrets", "ok")
+
+
+def test_a_kubeflow_that_is_known_by_its_address_alone_cannot_be_looked_into(look):
+    found = look(
+        "kubeflow", kubernetes_context=None, kubeflow_hostname="https://kubeflow.example.com/pipeline"
+    )
+    assert [one.state for one in found] == ["note"]
