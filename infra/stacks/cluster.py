@@ -9,6 +9,8 @@ from zenml.models import ComponentResponse, StackResponse
 from infra.stacks.findings import Finding, missing, note, ok
 from infra.stacks.schema import GPU, StackFile
 
+# Verb, API group and resource.
+Right = tuple[str, str, str]
 _SECONDS = 10
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 _APPLY = "kubectl apply -k infra/kubernetes/overlays/..."
@@ -17,9 +19,17 @@ _BIND = f"{_APPLY}, and bind the role regrow-submitter to people"
 _CLIENT = (
     ("create", "batch", "jobs"),
     ("get", "batch", "jobs"),
+    # What still works of a failed run is found and deleted (podstates).
+    ("list", "batch", "jobs"),
+    ("delete", "batch", "jobs"),
     ("list", "", "pods"),
     ("get", "", "pods/log"),
 )
+# The run's token, with `pass_zenml_token_as_secret`: the client makes it, the orchestrator removes it.
+_CLIENT_TOKEN = (("create", "", "secrets"), ("patch", "", "secrets"), ("delete", "", "secrets"))
+_ORCHESTRATOR_TOKEN = (("delete", "", "secrets"),)
+# By which the pods of one training find each other.
+_STEP_PODS = (("create", "", "services"),)
 # Kubeflow makes the pods itself; the client reaches its server through the API server's proxy.
 _KUBEFLOW_CLIENT = (("get", "", "services/proxy"), ("create", "", "services/proxy"))
 _ORCHESTRATOR = (
@@ -70,8 +80,14 @@ def look(stack: StackFile, registered: StackResponse) -> Iterator[Finding]:
     if kubeflow:
         yield from _yours(client, api, kubeflow, _KUBEFLOW_CLIENT)
     else:
-        yield from _yours(client, api, str(where), _CLIENT)
-        yield from _accounts(client, api, str(where), orchestrator)
+        token = bool(settings.get("pass_zenml_token_as_secret"))
+        yield from _yours(client, api, str(where), _CLIENT + (_CLIENT_TOKEN if token else ()))
+        several = any(stage.pods > 1 for stage in stack.stages.values())
+        needs = {
+            "service_account_name": _ORCHESTRATOR + (_ORCHESTRATOR_TOKEN if token else ()),
+            "step_pod_service_account_name": _STEP + (_STEP_PODS if several else ()),
+        }
+        yield from _accounts(client, api, str(where), settings, needs)
     yield from _gpus(client, api, stack, orchestrator, operators)
     yield from _quota(client.CoreV1Api(api), str(where), stack)
 
@@ -185,7 +201,7 @@ def _secrets(core: Any, where: str, named: Mapping[str, str]) -> Iterator[Findin
         )
 
 
-def _yours(client: Any, api: Any, where: str, needed: tuple[tuple[str, str, str], ...]) -> Iterator[Finding]:
+def _yours(client: Any, api: Any, where: str, needed: tuple[Right, ...]) -> Iterator[Finding]:
     reviews = client.AuthorizationV1Api(api)
     lacking = []
     for verb, group, resource in needed:
@@ -198,21 +214,20 @@ def _yours(client: Any, api: Any, where: str, needed: tuple[tuple[str, str, str]
         )
         if not reviews.create_self_subject_access_review(review, _request_timeout=_SECONDS).status.allowed:
             lacking.append(f"{verb} {resource}")
-    remedy = "bind a role with these rights to you" if needed is _KUBEFLOW_CLIENT else _BIND
+    remedy = "bind a role with these rights to you" if needed == _KUBEFLOW_CLIENT else _BIND
     yield _said("rights", "you", lacking, remedy)
 
 
-def _accounts(client: Any, api: Any, where: str, orchestrator: ComponentResponse) -> Iterator[Finding]:
+def _accounts(
+    client: Any, api: Any, where: str, settings: Mapping[str, Any], needs: Mapping[str, tuple[Right, ...]]
+) -> Iterator[Finding]:
     reviews = client.AuthorizationV1Api(api)
-    settings = orchestrator.configuration
-    for key, needed in (("service_account_name", _ORCHESTRATOR), ("step_pod_service_account_name", _STEP)):
+    for key, needed in needs.items():
         if name := settings.get(key):
             yield _account(client, reviews, where, name, needed)
 
 
-def _account(
-    client: Any, reviews: Any, where: str, name: str, needed: tuple[tuple[str, str, str], ...]
-) -> Finding:
+def _account(client: Any, reviews: Any, where: str, name: str, needed: tuple[Right, ...]) -> Finding:
     lacking = []
     for verb, group, resource in needed:
         attributes = client.V1ResourceAttributes(verb=verb, group=group, resource=resource, namespace=where)

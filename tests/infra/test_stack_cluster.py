@@ -3,17 +3,20 @@
 import json
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from kubernetes import client, config
 from zenml.enums import StackComponentType
 
 from infra.stacks import cluster
 from infra.stacks.findings import Finding
 from infra.stacks.schema import load
+from infra.stacks.values import combine, sized
 
 CLAIM = "/api/v1/namespaces/regrow/persistentvolumeclaims/regrow-cache"
 CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
@@ -115,8 +118,8 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
 def look(api: Api) -> Callable[..., list[Finding]]:
     """Look at the cluster of a stack, as its file has the components."""
 
-    def looked(name: str = "kubernetes", **more: Any) -> list[Finding]:
-        stack = load(name)
+    def looked(name: str = "kubernetes", pods: int = 1, **more: Any) -> list[Finding]:
+        stack = sized(load(name), combine([("v", {"stages": {"fine_tune": {"pods": pods}}})]))
         parts = stack.components
         settings = {"kubernetes_context": "here", **parts.orchestrator.settings, **more}
         registered = SimpleNamespace(
@@ -178,6 +181,51 @@ def test_classes_that_may_not_be_looked_at_are_a_note(api, look):
     del api.objects[CLASSES]
     (said,) = of(look(), "volumes", "note")
     assert "whether the cluster has a default one may not be looked at" in said
+
+
+def granted() -> set[tuple[str, str, str]]:
+    """What the manifests give the two accounts, and whoever starts runs."""
+    found = set()
+    for name, who in {"submitter": "", "orchestrator": "regrow-orchestrator", "step": "regrow-step"}.items():
+        text = (Path(__file__).parents[2] / f"infra/kubernetes/base/{name}.yaml").read_text()
+        rules = next(one for one in yaml.safe_load_all(text) if one["kind"] == "Role")["rules"]
+        for rule in rules:
+            found |= {(who, verb, resource) for verb in rule["verbs"] for resource in rule["resources"]}
+    return found
+
+
+def test_the_rights_that_are_asked_for_are_those_that_the_manifests_give(api, look):
+    look()
+    assert api.asked <= granted()
+    # Not asked: schedules, single pods, and what some clusters want on top.
+    rest = {one for one in granted() - api.asked if one[2] not in ("cronjobs", "jobs/finalizers")}
+    assert rest == {("", "get", "pods"), ("regrow-step", "create", "services")}
+    look(pods=2)
+    assert api.asked <= granted()
+    assert ("regrow-step", "create", "services") in api.asked
+
+
+@pytest.mark.parametrize(
+    ("who", "verb", "resource"),
+    [
+        ("", "create", "secrets"),
+        ("", "patch", "secrets"),
+        ("", "delete", "secrets"),
+        ("", "list", "jobs"),
+        ("", "delete", "jobs"),
+        ("regrow-orchestrator", "delete", "secrets"),
+        ("regrow-step", "create", "services"),
+    ],
+)
+def test_a_right_that_a_run_needs_is_named(api, look, who, verb, resource):
+    api.denied = {(who, verb, resource)}
+    subject = f"the service account {who}" if who else "you"
+    assert of(look(pods=2), "rights", "missing") == [f"{subject} may not: {verb} {resource}"]
+
+
+def test_without_the_token_in_a_secret_none_is_asked_for(api, look):
+    look(pass_zenml_token_as_secret=False)
+    assert not [one for one in api.asked if one[2] == "secrets"]
 
 
 def test_gpus_are_looked_for_where_the_stages_pods_go(api, look):
