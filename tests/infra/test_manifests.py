@@ -6,6 +6,8 @@ No cluster is asked (tests/cluster does that). Without kubectl 1.27 or newer on 
 import itertools
 import os
 import re
+import subprocess
+import sys
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,18 @@ def test_the_validator_refuses_what_is_wrong(built):
     for change in ({"backofLimit": 1}, {"backoffLimit": "many"}):
         with pytest.raises(kubernetes_validate.ValidationError):
             kubernetes_validate.validate(job | {"spec": job["spec"] | change}, VERSIONS[-1], strict=True)
+
+
+def test_the_gpu_check_says_which_driver_it_wants(built):
+    (container,) = containers(pods(built["gpu-check"])["gpu-check"])
+    # As on a node whose driver is too old, or without one.
+    done = subprocess.run(
+        [sys.executable, "-c", container["command"][-1]], env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "sees no GPU" in done.stderr
+    assert "CUDA 13: NVIDIA 580 or newer" in done.stderr
 
 
 def test_the_overlays_are_all_there_and_all_kinds_too(built):
