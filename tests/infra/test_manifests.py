@@ -25,7 +25,7 @@ NEWEST = int(kubernetes_validate.latest_version().split(".")[1])
 VERSIONS = [f"1.{minor}" for minor in range(29, NEWEST + 1)]
 NAMES = sorted(path.parent.name for path in OVERLAYS.glob("*/kustomization.yaml"))
 # What users build on the overlay `gpu` (docs/kubernetes.md), Kueue included.
-OWN = "own"
+OWN, OWN_CHECK = "own", "own gpu-check"
 SERVERS = {"mlflow", "zenml", "mlflow-database", "zenml-database"}
 
 
@@ -33,17 +33,24 @@ SERVERS = {"mlflow", "zenml", "mlflow-database", "zenml-database"}
 def built(tmp_path_factory) -> dict[str, list[dict[str, Any]]]:
     """The objects of every overlay, and of the one that the documentation gives as an example."""
     found = {name: build(OVERLAYS / name) for name in NAMES}
-    return found | {OWN: build(documented(tmp_path_factory.mktemp("own")))}
+    own, check = tmp_path_factory.mktemp("own"), tmp_path_factory.mktemp("check")
+    example = examples()["kustomization: gpu-check/kustomization.yaml, a folder of its own"]
+    (check / "kustomization.yaml").write_text(placed(example, check))
+    return found | {OWN: build(documented(own)), OWN_CHECK: build(check)}
 
 
 def documented(folder: Path) -> Path:
     """Write the example overlay of docs/kubernetes.md."""
     page = (ROOT / "docs/kubernetes.md").read_text(encoding="utf-8")
     text = re.search(r"```yaml\n(# kustomization\.yaml\n.*?)```", page, re.DOTALL)[1]
-    # kustomize takes relative paths only, from where the links of both sides have been followed.
-    here = os.path.relpath(SOURCE, folder.resolve())
-    (folder / "kustomization.yaml").write_text(text.replace("../regrow/infra/kubernetes", here))
+    (folder / "kustomization.yaml").write_text(placed(text, folder))
     return folder
+
+
+def placed(text: str, folder: Path) -> str:
+    """Return a kustomization with the paths that it needs in a folder."""
+    # kustomize takes relative paths only, from where the links of both sides have been followed.
+    return text.replace("../regrow/infra/kubernetes", os.path.relpath(SOURCE, folder.resolve()))
 
 
 def examples() -> dict[str, str]:
@@ -288,7 +295,7 @@ def test_the_databases_disks_can_be_given_a_class(tmp_path):
 
 
 def test_images_are_pinned_by_digest(built):
-    for name, template in pods(built[OWN]).items():
+    for name, template in (pods(built[OWN]) | pods(built[OWN_CHECK])).items():
         for one in containers(template):
             assert re.search(r"@sha256:[0-9a-f]{64}$", one["image"]), f"{name}: {one['image']}"
     # Until somebody says which, an address that nobody can ever have.
@@ -296,6 +303,13 @@ def test_images_are_pinned_by_digest(built):
         for template in pods(built[name]).values():
             for one in containers(template):
                 assert "@sha256:" in one["image"] or one["image"].startswith("registry.invalid/regrow-")
+
+
+def test_an_overlay_can_be_applied_again_and_again(built):
+    # The pod of a Job cannot be changed: a new image would be refused, and a Job that was removed would run again.
+    for name in ("gpu", "test", OWN):
+        assert not of_kind(built[name], "Job"), name
+    assert set(of_kind(built[OWN_CHECK], "Job")) == {"gpu-check"}
 
 
 def test_an_overlay_of_ones_own_changes_what_it_says(built):
