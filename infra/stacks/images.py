@@ -69,6 +69,13 @@ def look(stack: StackFile, registered: StackResponse, values: Values) -> Iterato
     users += [(stage.image, name) for name, stage in stack.stages.items()]
     for name, stages in _unnamed(values.images, users).items():
         yield missing("images", f"{name}: the values name none, for {', '.join(stages)}", _remedy([name]))
+    for engine, name in (
+        (engine, name) for stage in stack.stages.values() for engine, name in stage.engines.items()
+    ):
+        if name not in values.images:
+            yield note(
+                "images", f"{name}: the values name none; only generation with the engine {engine} wants it"
+            )
     for one in registered.components.get(StackComponentType.CONTAINER_REGISTRY, []):
         host = urlparse(f"//{one.configuration['uri'].split('://')[-1]}").netloc
         login = _login(one.configuration.get("authentication_secret"))

@@ -42,6 +42,7 @@ def configured(
     own: dict[str, Any],
     *,
     work: str,
+    engines: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return a run configuration with the stack's settings under its own.
 
@@ -51,6 +52,7 @@ def configured(
         functions: step function by the step's name in the pipeline.
         own: the run configuration as the user wrote it; it wins.
         work: name of the folder where a retried pod finds its unfinished work.
+        engines: engine by name of the steps that generate.
 
     Raises:
         InputError: a step asks for a step operator that the stack has not, or for an image that its values do not name.
@@ -60,9 +62,12 @@ def configured(
     # A run configuration that says how its image is made is not given another one.
     has_own = _DOCKER in own.get("settings", {})
     steps = own.get("steps") or {}
+    stages = {
+        name: stack.stage(function).with_engine(engines.get(name)) for name, function in functions.items()
+    }
     if not has_own:
         theirs = [
-            (stack.stage(function).image, function)
+            (stages[name].image, function)
             for name, function in functions.items()
             if _DOCKER not in ((steps.get(name) or {}).get("settings") or {})
         ]
@@ -71,7 +76,7 @@ def configured(
     settings = merge(docker, _by_component(own.get("settings", {}), registered))
     found = {}
     for name, function in functions.items():
-        stage = _told(stack, stack.stage(function), images if docker else {}, work)
+        stage = _told(stack, stages[name], images if docker else {}, work)
         told: dict[str, Any] = {"stage": function, "gpus": stage.pods * stage.resources.gpus}
         if stage.pods > 1:
             told["pods"] = stage.pods

@@ -286,6 +286,12 @@ def test_a_load_balancer_that_is_no_pod_is_let_in_by_its_addresses(tmp_path):
     assert [one["port"] for one in rule["ports"]] == [5000, 8080]
 
 
+def test_every_account_can_be_given_a_login_of_the_registry(tmp_path):
+    accounts = of_kind(built_with(tmp_path, "patches: a registry that wants a login"), "ServiceAccount")
+    assert len(accounts) == 6
+    assert all(one["imagePullSecrets"] == [{"name": "pull"}] for one in accounts.values())
+
+
 def test_the_databases_disks_can_be_given_a_class(tmp_path):
     sets = of_kind(built_with(tmp_path, "patches: the class of the databases' disks"), "StatefulSet")
     assert set(sets) == {"mlflow-database", "zenml-database"}

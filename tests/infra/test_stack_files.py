@@ -104,6 +104,20 @@ def test_a_wrong_key_is_named():
     assert "no such stack file; there are kubeflow, kubernetes, local" in refusal(lambda: load("../local"))
 
 
+def test_only_generation_has_an_engine():
+    wrong = {"stages": {"evaluate": {"engines": {"vllm": "generate"}}}}
+    assert "only generate_self_data has an engine" in refusal(
+        lambda: sized(load("kubernetes"), combine([("v", wrong)]))
+    )
+    generate = load("kubernetes").stage("generate_self_data")
+    assert [generate.with_engine(one).image for one in ("transformers", "endpoint", "vllm", None)] == [
+        "tune",
+        "tune",
+        "generate",
+        "tune",
+    ]
+
+
 def test_what_is_missing_is_named_all_at_once():
     said = refusal(
         lambda: settled(load("kubernetes"), combine([("v", {"orchestrator": NEEDED["orchestrator"]})]))

@@ -240,7 +240,7 @@ def test_the_command_line(project, noted):
     # The values name base and tune.
     images = [one["said"] for one in found if one["what"] == "images"]
     assert len(images) == 2
-    assert "generate: the values name none, for generate_self_data" in images
+    assert "generate: the values name none; only generation with the engine vllm wants it" in images
     assert any(
         said.startswith("evaluate: the values name none, for compute_layer_importance") for said in images
     )

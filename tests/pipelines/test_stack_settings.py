@@ -73,6 +73,13 @@ noted["plain"] = steps(snapshot)
 noted["mode"] = snapshot.pipeline_configuration.execution_mode.value
 noted["builds"] = {f"{one.key} {one.step_name}": [one.settings.skip_build, one.settings.parent_image]
                    for one in client.active_stack.get_docker_builds(snapshot=snapshot)}
+def vllm(spec):
+    return spec.model_copy(update={"engine": "vllm"})
+
+# One set has settings of its own.
+datasets = [one.model_copy(update={"self_data": fields["self_data"]}) if one.name == "arc" else one
+            for one in fields["datasets"]]
+noted["vllm"] = steps(compiled(compress, fields | {"self_data": vllm(fields["self_data"]), "datasets": datasets}, {}))
 own = {
     "settings": {"docker": {"dockerfile": "infra/docker/Dockerfile"}},
     "steps": {
@@ -101,6 +108,7 @@ def without_image(pipeline, fields, own, *names):
         return str(error)
 
 noted["no images"] = without_image(compress, fields, {}, *values["images"])
+noted["no generate"] = without_image(compress, fields, {}, "generate")
 noted["no tune"] = without_image(compress, fields, {}, "tune")
 tunes = {name: {"settings": {"docker": {"parent_image": "mine", "skip_build": True}}} for name in noted["plain"]
          if name.startswith(("fine_tune", "generate_self_data"))}
@@ -243,7 +251,7 @@ def test_each_stage_has_its_image_retries_and_account(noted):
     expected = {
         "prune": "base",
         "fine_tune_arc": "tune",
-        "generate_self_data_arc": "generate",
+        "generate_self_data_arc": "tune",
         "evaluate_base": "evaluate",
     }
     for name, image in expected.items():
@@ -256,6 +264,20 @@ def test_each_stage_has_its_image_retries_and_account(noted):
     assert plain["validate_data_arc"]["retry"] is None
     assert plain["fine_tune_arc"]["extra"] == {"regrow": {"stage": "fine_tune", "gpus": 1}}
     assert worker(plain["evaluate_base"])["resources"]["limits"]["memory"] == "33Gi"  # of the values
+
+
+def test_generation_has_the_image_of_its_engine(noted):
+    image = {name: step["docker"]["parent_image"] for name, step in noted["vllm"].items()}
+    assert image["generate_self_data_science"] == IMAGES["generate"]
+    assert image["generate_self_data_arc"] == IMAGES["tune"]  # whose own settings say transformers
+    (told,) = (
+        one["value"]
+        for one in worker(noted["vllm"]["generate_self_data_science"])["env"]
+        if one["name"] == "REGROW_IMAGE"
+    )
+    assert told == IMAGES["generate"]
+    # Nobody needs vLLM's image for another engine.
+    assert "generate_self_data_arc" in noted["no generate"]
 
 
 def test_a_pod_knows_its_image_and_a_retried_one_finds_its_work(noted):
