@@ -19,6 +19,7 @@ from infra.stacks import launching, reaching, schema
 from infra.stacks.podstates import MEMORY, stop_leftovers, troubles
 from regrow.errors import GateFailedError, InputError, RegrowError
 from regrow.files import canonical_digest
+from regrow.selfdata.spec import SelfDataSpec
 from regrow.tune import pods as tuning
 from regrow.tune.recipe import Recipe
 
@@ -86,7 +87,13 @@ def with_stages(pipeline: Pipeline, parameters: dict[str, Any], own: dict[str, A
     }
     # The same command finds the unfinished work of its last try, as it does on one machine.
     work = f"{pipeline.name}-{canonical_digest(to_jsonable_python(parameters))[:12]}"
-    return launching.configured(stack, registered, functions, own, work=work)
+    engines = {
+        name: str(given.engine)
+        for name, one in plan.invocations.items()
+        for given in one.parameters.values()
+        if isinstance(given, SelfDataSpec)
+    }
+    return launching.configured(stack, registered, functions, own, work=work, engines=engines)
 
 
 def tuning_pods(recipes: Iterable[Recipe]) -> int:

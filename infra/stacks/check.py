@@ -64,7 +64,7 @@ def check(stack: StackFile, *, name: str | None = None, component_name: str | No
         parts += [
             _store,
             _tracker,
-            lambda one: images.look(one.registered, one.values),
+            lambda one: images.look(sized(one.stack, one.values), one.registered, one.values),
             lambda one: cluster.look(sized(one.stack, one.values), one.registered),
         ]
     else:

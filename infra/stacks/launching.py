@@ -12,6 +12,7 @@ from zenml.models import ComponentResponse, StackResponse
 from zenml.utils import source_utils
 from zenml.utils.settings_utils import is_stack_component_setting_key, resolve_stack_component_setting_key
 
+from infra.stacks.images import demand_named
 from infra.stacks.merging import merge
 from infra.stacks.register import kept_values
 from infra.stacks.schema import GPU, StackFile, Stage
@@ -41,6 +42,7 @@ def configured(
     own: dict[str, Any],
     *,
     work: str,
+    engines: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return a run configuration with the stack's settings under its own.
 
@@ -50,19 +52,31 @@ def configured(
         functions: step function by the step's name in the pipeline.
         own: the run configuration as the user wrote it; it wins.
         work: name of the folder where a retried pod finds its unfinished work.
+        engines: engine by name of the steps that generate.
 
     Raises:
-        InputError: a step asks for a step operator that the stack has not.
+        InputError: a step asks for a step operator that the stack has not, or for an image that its values do not name.
     """
     values = kept_values(registered)
     stack, images = sized(stack, values), values.images
     # A run configuration that says how its image is made is not given another one.
-    docker = {} if _DOCKER in own.get("settings", {}) else {_DOCKER: _image(stack, images, "base")}
-    settings = merge(docker, _by_component(own.get("settings", {}), registered))
+    has_own = _DOCKER in own.get("settings", {})
     steps = own.get("steps") or {}
+    stages = {
+        name: stack.stage(function).with_engine(engines.get(name)) for name, function in functions.items()
+    }
+    if not has_own:
+        theirs = [
+            (stages[name].image, function)
+            for name, function in functions.items()
+            if _DOCKER not in ((steps.get(name) or {}).get("settings") or {})
+        ]
+        demand_named(registered.name, images, [("base", "the orchestrator"), *theirs])
+    docker = {} if has_own else {_DOCKER: _image(images["base"])}
+    settings = merge(docker, _by_component(own.get("settings", {}), registered))
     found = {}
     for name, function in functions.items():
-        stage = _told(stack, stack.stage(function), images if docker else {}, work)
+        stage = _told(stack, stages[name], images if docker else {}, work)
         step = _step(stack, registered, stage, steps.get(name) or {}, images if docker else None)
         told = {"stage": function} | _held(registered, stage, step)
         found[name] = merge({"extra": {"regrow": told}}, step)
@@ -82,8 +96,8 @@ def _step(
     operator = _operator(registered, chosen)
     orchestrator = registered.components[StackComponentType.ORCHESTRATOR][0]
     settings: dict[str, Any] = {}
-    if images is not None:
-        settings[_DOCKER] = _image(stack, images, stage.image)
+    if images is not None and _DOCKER not in (own.get("settings") or {}):
+        settings[_DOCKER] = _image(images[stage.image])
     if orchestrator.flavor_name == "kubernetes":
         # With a step operator, the orchestrator's pod only starts and watches the one that works.
         mine = Stage(resources=stack.waiting) if operator else stage
@@ -104,8 +118,6 @@ def _step(
     if stage.retries:
         step["retry"] = {"max_retries": stage.retries}
     given = own | ({"settings": _by_component(own["settings"], registered)} if own.get("settings") else {})
-    if _DOCKER in given.get("settings", {}):
-        settings.pop(_DOCKER, None)
     return merge(step, given)
 
 
@@ -182,9 +194,7 @@ def _operator(registered: StackResponse, chosen: object) -> ComponentResponse | 
     )
 
 
-def _image(stack: StackFile, images: Mapping[Any, str], name: str) -> dict[str, Any]:
-    if (reference := images.get(name)) is None:
-        return stack.build
+def _image(reference: str) -> dict[str, Any]:
     # The code is the image's, which its digest names; without these three, ZenML puts this folder's into the pods.
     return {
         "parent_image": reference,

@@ -4,13 +4,14 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from zenml.client import Client
 from zenml.enums import StackComponentType
 from zenml.models import ComponentResponse, StackResponse
 from zenml.models.v2.core.stack import StackRequest, StackUpdate
 from zenml.stack.flavor import Flavor
 from zenml.utils import source_utils
+from zenml.utils.secret_utils import is_secret_field, is_secret_reference
 
 from infra.stacks import secrets
 from infra.stacks.schema import StackFile
@@ -124,6 +125,7 @@ def _checked(kind: StackComponentType, flavor: str, settings: dict[str, Any], wh
         source_utils.load("infra.kubeflow.flavor.register_flavor")()
     config = Flavor.from_model(Client().get_flavor_by_name_and_type(flavor, kind)).config_class
     _keys_are_known(settings, set(config.model_fields), where)
+    _secrets_are_references(settings, config, where)
     for key in ("pod_settings", "orchestrator_pod_settings"):
         if isinstance(pod := settings.get(key), dict):
             # ZenML takes any key there, and passes it over.
@@ -145,6 +147,22 @@ def _keys_are_known(settings: dict[str, Any], known: set[str], where: str) -> No
     if unknown := sorted(set(settings) - known):
         raise InputError(
             f"{where}.{unknown[0]}: ZenML has no such setting; it has {', '.join(sorted(known))}"
+        )
+
+
+def _secrets_are_references(settings: dict[str, Any], config: type[BaseModel], where: str) -> None:
+    """Refuse a password in plain: ZenML would show it to all who may see the stack, whose label keeps the values."""
+    plain = [
+        key
+        for key, value in settings.items()
+        if value and is_secret_field(config.model_fields[key]) and not is_secret_reference(value)
+    ]
+    if plain:
+        keys = " ".join(f"--{key}=@FILE" for key in plain)
+        fields = ", ".join(f'{key}: "{{{{NAME.{key}}}}}"' for key in plain)
+        raise InputError(
+            f"{where}.{', '.join(plain)}: a secret in plain; put it into a ZenML secret (zenml secret create NAME "
+            f"{keys}) and refer to that in the values ({fields})"
         )
 
 

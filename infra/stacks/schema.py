@@ -14,6 +14,7 @@ FOLDER = Path(__file__).parent
 GPU = "nvidia.com/gpu"
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kMGTP]i?)?$")]
 Image = Literal["base", "tune", "generate", "evaluate"]
+Engine = Literal["transformers", "vllm", "endpoint"]
 # The kinds of which a stack has one; step operators it may have several.
 KINDS = (
     "orchestrator",
@@ -25,6 +26,8 @@ KINDS = (
 )
 # The stage whose work several pods can share.
 SHARED = "fine_tune"
+# The stage that an engine runs.
+GENERATES = "generate_self_data"
 # The functions in steps/, which this module has no need to import.
 STAGES = (
     "collect_tuning",
@@ -62,7 +65,7 @@ class Component(Strict):
         {}, description="the component's configuration; values are merged over it"
     )
     needs: dict[str, str] = Field(
-        {}, description="settings that only a values file can give: key, and what it is"
+        {}, description="settings that only a values file can give: key (or `one or other`), and what it is"
     )
 
 
@@ -115,6 +118,9 @@ class Stage(Strict):
     """How the steps of one stage run; the stage is the step's function."""
 
     image: Image = Field("base", description="which of the images")
+    engines: dict[Engine, Image] = Field(
+        {}, description="another image for an engine of generation: generate_self_data only"
+    )
     step_operator: str | None = Field(None, description="step operator; the orchestrator itself if not given")
     resources: Resources = Field(Resources(), description="of the pod that does the work")
     pods: int = Field(1, ge=1, description="pods that share the work of one step: fine_tune only")
@@ -122,6 +128,11 @@ class Stage(Strict):
     retries: int = Field(0, ge=0, description="tries after the first")
     grace: int = Field(30, ge=1, description="seconds between SIGTERM and SIGKILL: to save a checkpoint")
     environment: dict[str, str] = Field({}, description="variables of its pods, beside the stack's")
+
+    def with_engine(self, engine: str | None) -> "Stage":
+        """Return the stage with the image that an engine of generation wants."""
+        engines: dict[Any, Image] = {**self.engines}
+        return self.model_copy(update={"image": engines.get(engine, self.image)})
 
 
 class StackFile(Strict):
@@ -132,7 +143,6 @@ class StackFile(Strict):
     components: Components
     environment: dict[str, str] = Field({}, description="variables of every step")
     cache: str | None = Field(None, description="folder in the pods that outlives them")
-    build: dict[str, Any] = Field({}, description="ZenML's docker settings where the values name no images")
     waiting: Resources = Field(
         Resources(), description="of a pod that only waits for what a step operator runs"
     )
@@ -155,8 +165,10 @@ class StackFile(Strict):
         return value
 
     @model_validator(mode="after")
-    def _what_shares_work_can(self) -> "StackFile":
+    def _what_is_of_one_stage_is_there(self) -> "StackFile":
         for name, stage in self.stages.items():
+            if stage.engines and name != GENERATES:
+                raise ValueError(f"stages.{name}.engines: only {GENERATES} has an engine")
             if stage.pods > 1:
                 if name != SHARED:
                     raise ValueError(f"stages.{name}.pods: only {SHARED} is shared between pods")

@@ -92,7 +92,9 @@ def settled(stack: StackFile, values: Values) -> dict[tuple[str, str], Settled]:
     def settle(component: Component, given: dict[str, Any], kind: str, name: str, where: str) -> None:
         settings = merge(component.settings, given)
         missing.extend(
-            f"{where}.{key} ({what})" for key, what in component.needs.items() if not settings.get(key)
+            f"{where}.{key} ({what})"
+            for key, what in component.needs.items()
+            if not any(settings.get(one) for one in key.split(" or "))
         )
         found[kind, name] = component.flavor, settings
 

@@ -48,6 +48,11 @@ output "registry_uri" {
   value       = local.registry
 }
 
+output "image_registry" {
+  description = "Where images are pushed: the --registry of python -m infra.docker build."
+  value       = "${local.registry}/${var.name}"
+}
+
 output "repositories" {
   description = "Image repositories by image."
   value       = { for image, tags in local.repositories : image => "${local.registry}/${var.name}/${image}" }

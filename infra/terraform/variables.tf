@@ -322,9 +322,10 @@ variable "steps_write_mlflow" {
 # Images.
 
 variable "images" {
+  # Named as `python -m infra.docker build --push` names what it pushes below the output image_registry.
   description = "Image repositories whose tags can not be moved."
   type        = set(string)
-  default     = ["base", "tune", "generate", "evaluate"]
+  default     = ["regrow-base", "regrow-tune", "regrow-generate", "regrow-evaluate"]
 
   validation {
     condition     = alltrue([for image in var.images : can(regex("^[a-z0-9]+([._-][a-z0-9]+)*$", image)) && image != "zenml"])

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from infra.cluster.values import IMAGES_OF_STAGES
 from tests.cluster.prepared import Prepared
 from tests.cluster.running import Running
 from tests.pipelines.project import Project
@@ -22,7 +23,8 @@ class Site:
         self.values = json.loads(cluster.command("values"))
         # This test's ZenML is not the shared one, whose stack stays as it is.
         self.values.pop("zenml", None)
-        self.values["images"] = {"base": cluster.busybox, "tune": f"{cluster.cluster.registry}/nothing:there"}
+        nothing = f"{cluster.cluster.registry}/nothing:there"
+        self.values["images"] = dict.fromkeys(IMAGES_OF_STAGES, cluster.busybox) | {"tune": nothing}
         keys = {name: given[name.upper()] for name in ("aws_access_key_id", "aws_secret_access_key")}
         login = {"username": given["MLFLOW_TRACKING_USERNAME"], "password": given["MLFLOW_TRACKING_PASSWORD"]}
         project.python(

@@ -220,6 +220,18 @@ def _command(capsys, *arguments):
     return status, capsys.readouterr().err
 
 
+def test_terraforms_repositories_are_those_that_are_pushed_to():
+    # ECR makes no repository by itself: under other names every push would fail.
+    text = (ROOT / "infra/terraform/variables.tf").read_text()
+    default = re.search(r'^variable "images" {.*?^  default += \[(.*?)\]', text, re.M | re.S)
+    pushed = {image.repository for image in IMAGES.values()}
+    assert set(re.findall(r'"([^"]+)"', default[1])) == pushed
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    named = re.findall(r"newName: \S+amazonaws\.com/regrow/(\S+)", page)
+    assert named
+    assert set(named) <= pushed
+
+
 def test_without_a_builder_it_says_what_to_install(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     status, said = _command(capsys, "build", "base")

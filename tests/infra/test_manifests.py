@@ -6,11 +6,15 @@ No cluster is asked (tests/cluster does that). Without kubectl 1.27 or newer on 
 import itertools
 import os
 import re
+import subprocess
+import sys
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 
 from infra.kubernetes.kubectl import OVERLAYS, build
 from regrow.errors import RegrowError
@@ -21,7 +25,7 @@ NEWEST = int(kubernetes_validate.latest_version().split(".")[1])
 VERSIONS = [f"1.{minor}" for minor in range(29, NEWEST + 1)]
 NAMES = sorted(path.parent.name for path in OVERLAYS.glob("*/kustomization.yaml"))
 # What users build on the overlay `gpu` (docs/kubernetes.md), Kueue included.
-OWN = "own"
+OWN, OWN_CHECK = "own", "own gpu-check"
 SERVERS = {"mlflow", "zenml", "mlflow-database", "zenml-database"}
 
 
@@ -29,17 +33,46 @@ SERVERS = {"mlflow", "zenml", "mlflow-database", "zenml-database"}
 def built(tmp_path_factory) -> dict[str, list[dict[str, Any]]]:
     """The objects of every overlay, and of the one that the documentation gives as an example."""
     found = {name: build(OVERLAYS / name) for name in NAMES}
-    return found | {OWN: build(documented(tmp_path_factory.mktemp("own")))}
+    own, check = tmp_path_factory.mktemp("own"), tmp_path_factory.mktemp("check")
+    example = examples()["kustomization: gpu-check/kustomization.yaml, a folder of its own"]
+    (check / "kustomization.yaml").write_text(placed(example, check))
+    return found | {OWN: build(documented(own)), OWN_CHECK: build(check)}
 
 
 def documented(folder: Path) -> Path:
     """Write the example overlay of docs/kubernetes.md."""
     page = (ROOT / "docs/kubernetes.md").read_text(encoding="utf-8")
     text = re.search(r"```yaml\n(# kustomization\.yaml\n.*?)```", page, re.DOTALL)[1]
-    # kustomize takes relative paths only, from where the links of both sides have been followed.
-    here = os.path.relpath(SOURCE, folder.resolve())
-    (folder / "kustomization.yaml").write_text(text.replace("../regrow/infra/kubernetes", here))
+    (folder / "kustomization.yaml").write_text(placed(text, folder))
     return folder
+
+
+def placed(text: str, folder: Path) -> str:
+    """Return a kustomization with the paths that it needs in a folder."""
+    # kustomize takes relative paths only, from where the links of both sides have been followed.
+    return text.replace("../regrow/infra/kubernetes", os.path.relpath(SOURCE, folder.resolve()))
+
+
+def examples() -> dict[str, str]:
+    """Return the other YAML of docs/kubernetes.md by its first line, such as `patches: what for`."""
+    page = (ROOT / "docs/kubernetes.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"```yaml\n# (\w+: .*?)\n(.*?)```", page, re.DOTALL))
+
+
+def built_with(folder: Path, example: str, *, components: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """Build the overlay `gpu` with an example's patches or resources, and components."""
+    kind = example.partition(":")[0]
+    here = os.path.relpath(SOURCE, folder.resolve())
+    own = yaml.safe_load(examples()[example]) if kind == "patches" else [f"{kind}.yaml"]
+    if kind == "resources":
+        (folder / "resources.yaml").write_text(examples()[example])
+    whole = {
+        "resources": [f"{here}/overlays/gpu", *(own if kind == "resources" else [])],
+        "patches": own if kind == "patches" else [],
+        "components": [f"{here}/components/{one}" for one in components],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(whole))
+    return build(folder)
 
 
 def pods(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -93,6 +126,18 @@ def test_the_validator_refuses_what_is_wrong(built):
     for change in ({"backofLimit": 1}, {"backoffLimit": "many"}):
         with pytest.raises(kubernetes_validate.ValidationError):
             kubernetes_validate.validate(job | {"spec": job["spec"] | change}, VERSIONS[-1], strict=True)
+
+
+def test_the_gpu_check_says_which_driver_it_wants(built):
+    (container,) = containers(pods(built["gpu-check"])["gpu-check"])
+    # As on a node whose driver is too old, or without one.
+    done = subprocess.run(
+        [sys.executable, "-c", container["command"][-1]], env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "sees no GPU" in done.stderr
+    assert "CUDA 13: NVIDIA 580 or newer" in done.stderr
 
 
 def test_the_overlays_are_all_there_and_all_kinds_too(built):
@@ -205,8 +250,58 @@ def test_who_may_speak_to_whom(built):
                     assert {one["port"] for one in rule["ports"]} <= {443, 6443}
 
 
+def test_the_metadata_service_answers_for_names_alone(built):
+    """Cloud DNS for GKE has its address; at any other port it would hand out the node's role."""
+    ports = set()
+    for objects in built.values():
+        for policy in of_kind(objects, "NetworkPolicy").values():
+            for rule in policy["spec"].get("egress", []):
+                for block in (peer["ipBlock"] for peer in rule["to"] if "ipBlock" in peer):
+                    left_out = [ip_network(one) for one in block.get("except", [])]
+                    if ip_address("169.254.169.254") in ip_network(block["cidr"]) and not any(
+                        ip_address("169.254.169.254") in one for one in left_out
+                    ):
+                        ports |= {(one["protocol"], one["port"]) for one in rule["ports"]}
+    assert ports == {("UDP", 53), ("TCP", 53)}
+
+
+def test_more_ways_out_are_a_policy_beside_the_others(built, tmp_path):
+    policies = of_kind(built_with(tmp_path, "resources: more ways out for the pods of runs"), "NetworkPolicy")
+    assert set(policies) - set(of_kind(built["gpu"], "NetworkPolicy")) == {"pipeline-more"}
+    more = policies["pipeline-more"]
+    kubernetes_validate.validate(more, VERSIONS[-1], strict=True)
+    assert more["spec"]["podSelector"] == policies["pipeline"]["spec"]["podSelector"]
+    assert [one["ports"][0]["port"] for one in more["spec"]["egress"]] == [9000, 3128]
+
+
+def test_a_load_balancer_that_is_no_pod_is_let_in_by_its_addresses(tmp_path):
+    example = "patches: behind a load balancer that is no pod"
+    policies = of_kind(built_with(tmp_path, example), "NetworkPolicy")
+    (rule,) = policies["servers"]["spec"]["ingress"]
+    assert [one["ipBlock"]["cidr"] for one in rule["from"] if "ipBlock" in one] == [
+        "10.60.0.0/16",
+        "130.211.0.0/22",
+        "35.191.0.0/16",
+    ]
+    assert [one["port"] for one in rule["ports"]] == [5000, 8080]
+
+
+def test_every_account_can_be_given_a_login_of_the_registry(tmp_path):
+    accounts = of_kind(built_with(tmp_path, "patches: a registry that wants a login"), "ServiceAccount")
+    assert len(accounts) == 6
+    assert all(one["imagePullSecrets"] == [{"name": "pull"}] for one in accounts.values())
+
+
+def test_the_databases_disks_can_be_given_a_class(tmp_path):
+    sets = of_kind(built_with(tmp_path, "patches: the class of the databases' disks"), "StatefulSet")
+    assert set(sets) == {"mlflow-database", "zenml-database"}
+    for one in sets.values():
+        (claim,) = one["spec"]["volumeClaimTemplates"]
+        assert claim["spec"]["storageClassName"] == "gp3"
+
+
 def test_images_are_pinned_by_digest(built):
-    for name, template in pods(built[OWN]).items():
+    for name, template in (pods(built[OWN]) | pods(built[OWN_CHECK])).items():
         for one in containers(template):
             assert re.search(r"@sha256:[0-9a-f]{64}$", one["image"]), f"{name}: {one['image']}"
     # Until somebody says which, an address that nobody can ever have.
@@ -214,6 +309,13 @@ def test_images_are_pinned_by_digest(built):
         for template in pods(built[name]).values():
             for one in containers(template):
                 assert "@sha256:" in one["image"] or one["image"].startswith("registry.invalid/regrow-")
+
+
+def test_an_overlay_can_be_applied_again_and_again(built):
+    # The pod of a Job cannot be changed: a new image would be refused, and a Job that was removed would run again.
+    for name in ("gpu", "test", OWN):
+        assert not of_kind(built[name], "Job"), name
+    assert set(of_kind(built[OWN_CHECK], "Job")) == {"gpu-check"}
 
 
 def test_an_overlay_of_ones_own_changes_what_it_says(built):

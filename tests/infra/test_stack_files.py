@@ -104,6 +104,20 @@ def test_a_wrong_key_is_named():
     assert "no such stack file; there are kubeflow, kubernetes, local" in refusal(lambda: load("../local"))
 
 
+def test_only_generation_has_an_engine():
+    wrong = {"stages": {"evaluate": {"engines": {"vllm": "generate"}}}}
+    assert "only generate_self_data has an engine" in refusal(
+        lambda: sized(load("kubernetes"), combine([("v", wrong)]))
+    )
+    generate = load("kubernetes").stage("generate_self_data")
+    assert [generate.with_engine(one).image for one in ("transformers", "endpoint", "vllm", None)] == [
+        "tune",
+        "tune",
+        "generate",
+        "tune",
+    ]
+
+
 def test_what_is_missing_is_named_all_at_once():
     said = refusal(
         lambda: settled(load("kubernetes"), combine([("v", {"orchestrator": NEEDED["orchestrator"]})]))
@@ -111,6 +125,25 @@ def test_what_is_missing_is_named_all_at_once():
     for key in ("artifact_store.path", "container_registry.uri", "experiment_tracker.tracking_uri"):
         assert key in said
     assert "kubernetes_context" not in said
+
+
+def test_kubeflow_is_reached_by_a_context_or_by_its_address():
+    rest = {key: value for key, value in NEEDED.items() if key != "orchestrator"}
+    for reached in (
+        {"kubernetes_context": "here"},
+        {"kubeflow_hostname": "https://kubeflow.example.com/pipeline"},
+    ):
+        parts = settled(load("kubeflow"), combine([("v", rest | {"orchestrator": reached})]))
+        assert reached.items() <= parts["orchestrator", ""][1].items()
+    said = refusal(lambda: settled(load("kubeflow"), combine([("v", rest)])))
+    assert "orchestrator.kubernetes_context or kubeflow_hostname" in said
+
+
+def test_kubeflows_claim_is_that_of_the_manifests():
+    page = (ROOT / "docs" / "kubeflow.md").read_text()
+    claim = yaml.safe_load(page.split("```yaml\n# cache.yaml", 1)[1].split("\n", 1)[1].split("```", 1)[0])
+    assert claim["spec"].pop("storageClassName")
+    assert claim == yaml.safe_load((ROOT / "infra/kubernetes/base/cache.yaml").read_text())
 
 
 def test_terraforms_output_is_a_values_file():

@@ -77,6 +77,17 @@ for what, kind, key, value in (
     wrong = copy.deepcopy(VALUES)
     wrong[kind][key] = value
     note(what, raised("kubernetes", wrong))
+for what, kind, given in (
+    ("plain password", "experiment_tracker", {"tracking_username": "ada", "tracking_password": "hunter2"}),
+    ("plain keys", "artifact_store", {"key": "AKIA", "secret": "hunter2"}),
+):
+    wrong = copy.deepcopy(VALUES)
+    wrong[kind] |= given
+    note(what, raised("kubernetes", wrong))
+referred = copy.deepcopy(VALUES)
+referred["experiment_tracker"] |= {"tracking_password": "{{ hub.HF_TOKEN }}"}
+note("another reference", raised("kubernetes", referred))
+note("back again", raised("kubernetes", VALUES))
 client.update_stack_component("gpu", Kind.STEP_OPERATOR, configuration={"incluster": False})
 note("by hand", [one.said for one in check(load("kubernetes")) if one.state == "missing"])
 note("mended", raised("kubernetes"))
@@ -169,6 +180,16 @@ def test_settings_that_zenml_has_not_are_named(noted):
     assert "orchestrator.max_parallelism" in noted["type"]["refused"]
 
 
+def test_a_secret_in_plain_is_refused_and_not_shown(noted):
+    said = noted["plain password"]["refused"]
+    assert "experiment_tracker.tracking_username, tracking_password: a secret in plain" in said
+    assert "zenml secret create NAME --tracking_username=@FILE --tracking_password=@FILE" in said
+    assert 'tracking_password: "{{NAME.tracking_password}}"' in said
+    assert "artifact_store.key, secret: a secret in plain" in noted["plain keys"]["refused"]
+    assert "hunter2" not in str(noted)
+    assert noted["another reference"]["done"]["experiment_tracker regrow-kubernetes"] == "updated"
+
+
 def test_what_was_changed_by_hand_is_found_and_mended(noted):
     said = [one for one in noted["by hand"] if "gpu" in one]
     assert said == ["the step_operator gpu is not as its file and values say: incluster"]
@@ -208,7 +229,21 @@ def test_the_command_line(project, noted):
     found = json.loads(checked.stdout)["findings"]
     missing = {one["what"] for one in found if one["state"] == "missing"}
     # Nothing of it can be reached from here, and nothing of that is an error.
-    assert missing == {"zenml", "artifact_store", "experiment_tracker", "container_registry", "cluster"}
+    assert missing == {
+        "zenml",
+        "artifact_store",
+        "experiment_tracker",
+        "container_registry",
+        "cluster",
+        "images",
+    }
+    # The values name base and tune.
+    images = [one["said"] for one in found if one["what"] == "images"]
+    assert len(images) == 2
+    assert "generate: the values name none; only generation with the engine vllm wants it" in images
+    assert any(
+        said.startswith("evaluate: the values name none, for compute_layer_importance") for said in images
+    )
     assert all(one["remedy"] for one in found if one["state"] == "missing")
     refused = project.regrow("stack", "up", "kubernetes", "--values", "none.json")
     assert refused.returncode == 2

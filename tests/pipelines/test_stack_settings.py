@@ -6,6 +6,7 @@ import textwrap
 import pytest
 from kubernetes_validate import ValidationError, validate
 
+from infra.stacks.schema import load
 from regrow.tune.pods import launch_of
 from tests.infra.test_stacks import VALUES
 from tests.pipelines.project import Project
@@ -75,6 +76,13 @@ noted["plain"] = steps(snapshot)
 noted["mode"] = snapshot.pipeline_configuration.execution_mode.value
 noted["builds"] = {f"{one.key} {one.step_name}": [one.settings.skip_build, one.settings.parent_image]
                    for one in client.active_stack.get_docker_builds(snapshot=snapshot)}
+def vllm(spec):
+    return spec.model_copy(update={"engine": "vllm"})
+
+# One set has settings of its own.
+datasets = [one.model_copy(update={"self_data": fields["self_data"]}) if one.name == "arc" else one
+            for one in fields["datasets"]]
+noted["vllm"] = steps(compiled(compress, fields | {"self_data": vllm(fields["self_data"]), "datasets": datasets}, {}))
 own = {
     "settings": {"docker": {"dockerfile": "infra/docker/Dockerfile"}},
     "steps": {
@@ -103,10 +111,23 @@ cells, _ = read_config(Path("configs/study-smollm2.yaml"), StudyConfig)
 cells = cells.model_copy(update={"blocks": [3], "seeds": [0]})
 noted["study"] = steps(compiled(study, {"config": cells, "tune_pods": 3}, {}))
 noted["shared"] = steps(compiled(compress, fields | {"tune_pods": 3}, {}))
-register(images={})
-noted["without images"] = steps(compiled(compress, fields, {}))
+def without_image(pipeline, fields, own, *names):
+    register(images={name: one for name, one in values["images"].items() if name not in names})
+    try:
+        return steps(compiled(pipeline, fields, own))
+    except InputError as error:
+        return str(error)
+
+noted["no images"] = without_image(compress, fields, {}, *values["images"])
+noted["no generate"] = without_image(compress, fields, {}, "generate")
+noted["no tune"] = without_image(compress, fields, {}, "tune")
+tunes = {name: {"settings": {"docker": {"parent_image": "mine", "skip_build": True}}} for name in noted["plain"]
+         if name.startswith(("fine_tune", "generate_self_data"))}
+noted["no tune needed"] = without_image(compress, fields, {"steps": tunes}, "tune", "generate")
+own = {"settings": {"docker": {"parent_image": "mine", "skip_build": True}}}
+noted["all of its own"] = without_image(compress, fields, own, *values["images"])
 decision = {"name": "m", "version": "1", "target": "staging", "policy": Policy(), "reason": None}
-noted["promote"] = steps(compiled(promote, decision, {}))
+noted["promote"] = without_image(promote, decision, {}, "tune", "generate", "evaluate")
 from zenml.integrations.kubernetes.flavors import KubernetesStepOperatorSettings
 from zenml.integrations.kubernetes.manifest_utils import build_pod_manifest
 from kubernetes.client import ApiClient
@@ -241,7 +262,7 @@ def test_each_stage_has_its_image_retries_and_account(noted):
     expected = {
         "prune": "base",
         "fine_tune_arc": "tune",
-        "generate_self_data_arc": "generate",
+        "generate_self_data_arc": "tune",
         "evaluate_base": "evaluate",
     }
     for name, image in expected.items():
@@ -254,6 +275,20 @@ def test_each_stage_has_its_image_retries_and_account(noted):
     assert plain["validate_data_arc"]["retry"] is None
     assert plain["fine_tune_arc"]["extra"] == {"regrow": {"stage": "fine_tune", "gpus": 1, "cpus": 8.0}}
     assert worker(plain["evaluate_base"])["resources"]["limits"]["memory"] == "33Gi"  # of the values
+
+
+def test_generation_has_the_image_of_its_engine(noted):
+    image = {name: step["docker"]["parent_image"] for name, step in noted["vllm"].items()}
+    assert image["generate_self_data_science"] == IMAGES["generate"]
+    assert image["generate_self_data_arc"] == IMAGES["tune"]  # whose own settings say transformers
+    (told,) = (
+        one["value"]
+        for one in worker(noted["vllm"]["generate_self_data_science"])["env"]
+        if one["name"] == "REGROW_IMAGE"
+    )
+    assert told == IMAGES["generate"]
+    # Nobody needs vLLM's image for another engine.
+    assert "generate_self_data_arc" in noted["no generate"]
 
 
 def test_a_pod_knows_its_image_and_a_retried_one_finds_its_work(noted):
@@ -300,6 +335,25 @@ def test_every_arm_of_a_study_is_tuned_by_several_pods(noted):
         assert step["settings"]["step_operator:gpu"]["pod_count"] == 3 and step["command"]
         assert f"pods/{name}" in step["command"][-1]
         assert step["after"] == [f"lay_out_{name}"] and f"collect_{name}" in noted["study"]
+
+
+def test_autoscalers_leave_the_pods_of_a_run_alone(noted):
+    kept = {
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+        "karpenter.sh/do-not-disrupt": "true",
+    }
+    # The pod that works, those that wait for a step operator's, and the orchestrator's.
+    assert noted["pod"]["metadata"]["annotations"] == kept
+    for step in noted["plain"].values():
+        pods = [one["pod_settings"] for one in step["settings"].values() if "pod_settings" in one]
+        assert pods
+        assert all(pod["annotations"] == kept for pod in pods)
+    for name, places in {
+        "kubernetes": ("pod_settings", "orchestrator_pod_settings"),
+        "kubeflow": ("pod_settings",),
+    }.items():
+        settings = load(name).components.orchestrator.settings
+        assert [settings[place]["annotations"] for place in places] == [kept] * len(places)
 
 
 def test_tuning_in_several_pods_is_one_command_between_two_steps(noted):
@@ -367,11 +421,21 @@ def test_the_run_configuration_wins(noted):
     assert "step_operator tpu: the stack kubernetes has gpu" in noted["no such operator"]
 
 
-def test_without_images_they_are_built_from_the_projects_file(noted):
-    built = {json.dumps(step["docker"], sort_keys=True) for step in noted["without images"].values()}
-    assert built == {
-        json.dumps({"build_context_root": ".", "dockerfile": "infra/docker/Dockerfile"}, sort_keys=True)
-    }
+def test_a_run_whose_images_are_not_named_is_refused_with_its_stages(noted):
+    said = noted["no tune"]
+    assert "no image tune (for " in said
+    assert "fine_tune" in said
+    assert "python -m infra.docker build tune --registry HOST --push" in said
+    assert "evaluate" not in said
+    said = noted["no images"]
+    for image, stage in (("base", "the orchestrator"), ("evaluate", "compute_layer_importance")):
+        assert f"{image} (for {stage}" in said
+    # A docker section of the run configuration's own stands in for the image.
+    assert noted["no tune needed"]["fine_tune_arc"]["docker"]["parent_image"] == "mine"
+    assert noted["no tune needed"]["prune"]["docker"]["parent_image"] == IMAGES["base"]
+    assert not any(
+        step["docker"].get("parent_image") in IMAGES.values() for step in noted["all of its own"].values()
+    )
 
 
 def test_promotion_runs_without_gpus_and_is_not_tried_again(noted):

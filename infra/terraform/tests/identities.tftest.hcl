@@ -179,8 +179,8 @@ run "the_outputs_feed_the_stack" {
   }
 
   assert {
-    condition     = output.repositories["tune"] == "111122223333.dkr.ecr.eu-central-1.amazonaws.com/lab/tune"
-    error_message = "Repositories are named after the stack."
+    condition     = output.repositories["regrow-tune"] == "${output.image_registry}/regrow-tune" && output.image_registry == "111122223333.dkr.ecr.eu-central-1.amazonaws.com/lab"
+    error_message = "Repositories are named after the stack, and as the images that are pushed."
   }
 
   assert {

@@ -91,8 +91,8 @@ run "images_are_scanned_and_their_tags_stay" {
 
   assert {
     condition = { for image, repository in aws_ecr_repository.image : repository.name => repository.image_tag_mutability } == {
-      "regrow/base"  = "IMMUTABLE", "regrow/tune" = "IMMUTABLE", "regrow/generate" = "IMMUTABLE", "regrow/evaluate" = "IMMUTABLE"
-      "regrow/zenml" = "MUTABLE"
+      "regrow/regrow-base"     = "IMMUTABLE", "regrow/regrow-tune" = "IMMUTABLE", "regrow/regrow-generate" = "IMMUTABLE"
+      "regrow/regrow-evaluate" = "IMMUTABLE", "regrow/zenml" = "MUTABLE"
     }
     error_message = "Tags must be immutable, but for the one repository whose tags ZenML moves."
   }
