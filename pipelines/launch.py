@@ -16,7 +16,7 @@ from zenml.config.pipeline_run_configuration import PipelineRunConfiguration
 from zenml.models import PipelineRunResponse
 from zenml.pipelines.pipeline_definition import Pipeline
 
-from infra.local.stack import activate_local_stack
+from infra.local.stack import activate_local_stack, here
 from pipelines import remote
 from regrow.config import C, CompressConfig, read_config
 from regrow.errors import InputError, RegrowError
@@ -130,7 +130,7 @@ def use_stack(name: str | None) -> Path:
         InputError: the stack is unknown, or cannot run anything from here.
     """
     _quiet_user_errors()
-    root = Client.find_repository() or Path.cwd()
+    root = here()
     activate_local_stack(root)
     if name not in _HERE:
         _activate(name)

@@ -46,6 +46,11 @@ def use_root(root: Path) -> None:
     Client().activate_root(root)
 
 
+def here() -> Path:
+    """Return the repository that this folder is in, or else this folder, which may become one."""
+    return Client.find_repository() or Path.cwd()
+
+
 def register_local_stack(root: Path) -> list[Change]:
     """Register the stack where it is missing."""
     store_path(root).mkdir(parents=True, exist_ok=True)

@@ -112,11 +112,9 @@ def _check(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _root() -> Path:
     """Return this folder as ZenML's repository, where the flavors of infra/ are found."""
-    from zenml.client import Client
+    from infra.local.stack import here, use_root
 
-    from infra.local.stack import use_root
-
-    root: Path = Client.find_repository() or Path.cwd()
+    root = here()
     use_root(root)
     return root
 
