@@ -68,7 +68,7 @@ test-terraform: setup ## Run the tests of infra/terraform, which need terraform 
 	@echo "test-terraform: passed"
 
 test-cluster: setup ## Run the tests on a real one-node Kubernetes cluster (root, Debian packages)
-	$(BIN)/python -m pytest -m cluster tests/cluster tests/infra tests/tune/test_pods.py tests/pipelines/test_preempted.py
+	$(BIN)/python -m pytest -m cluster tests/cluster tests/infra tests/pipelines/test_preempted.py
 	@echo "test-cluster: passed"
 
 test-kubeflow: setup $(KUBEFLOW)/.ready ## Run the tests of the Kubeflow stack, in .venv-kubeflow (root, Debian's docker.io)
