@@ -239,9 +239,13 @@ def make(
     base = paper(shape, name, folder)
     sizes = assumed or Assumptions()
     own = whole.get("steps") or {}
+    engines = {
+        f"generate_self_data_{one.name}": (one.self_data or config.self_data).engine
+        for one in config.datasets
+    }
 
     def asked(step: str, stage: str) -> Request:
-        return of_step(own.get(step), _asked(stack, stage), step)
+        return of_step(own.get(step), _asked(stack, stage, engines.get(step)), step)
 
     if isinstance(config, StudyConfig):
         steps, kind = study_steps(base, config, device, sizes, folder, asked=asked), "study"
@@ -251,8 +255,10 @@ def make(
     return Plan(name, base.parameters, kind, device, planned, price, stack.name if stack else None)
 
 
-def _asked(stack: Any, stage: str) -> Request:
-    return of_stage(stack.stage(stage), cached=stack.cache is not None) if stack else Request()
+def _asked(stack: Any, stage: str, engine: str | None) -> Request:
+    if stack is None:
+        return Request()
+    return of_stage(stack.stage(stage).with_engine(engine), cached=stack.cache is not None)
 
 
 def _gib(count: float) -> str:

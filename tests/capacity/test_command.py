@@ -128,6 +128,20 @@ def test_a_step_that_its_processes_cannot_share_is_said_in_the_words_of_tuning(c
     ]
 
 
+def test_generation_has_the_image_of_its_engine(capfd, monkeypatch, tmp_path):
+    from infra.stacks.schema import load
+    from regrow.commands import plan as command
+
+    monkeypatch.setattr(command, "_registered", lambda stack: (load("kubernetes"), []))
+    whole = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
+    whole["parameters"]["datasets"][0]["self_data"] = {"engine": "vllm"}
+    path = tmp_path / "two-engines.yaml"
+    path.write_text(yaml.safe_dump(whole))
+    found = json.loads(plan(capfd, str(path), "--stack", "kubernetes", "--json"))
+    images = [one["image"] for one in found["steps"] if one["stage"] == "generate_self_data"]
+    assert images == ["generate", "tune"]
+
+
 def test_a_stack_file_says_what_is_asked_for(capfd, monkeypatch):
     from infra.stacks.values import combine, sized
     from regrow.commands import plan as command
