@@ -1,10 +1,14 @@
 """What a cluster changes on this machine outside its folder, remembered at `up` and undone at `down`."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -31,6 +35,8 @@ _FOLDERS = (
 )  # fmt: skip
 # Folders that others make too (podman, dockerd): only what is empty goes.
 _SHARED = ("/run/netns", "/run/containerd")
+_GROUPS = Path("/sys/fs/cgroup")
+_REAPED = 15.0  # seconds
 _TABLES = ("nat", "filter", "mangle")
 _CHAIN = re.compile(r"\b(?:KUBE|CNI)-[A-Z0-9-]+", re.IGNORECASE)
 
@@ -65,11 +71,11 @@ def undo(cluster: Cluster) -> None:
     for name in sorted(set(_networks()) - set(before["netns"])):
         _run(["umount", "--lazy", f"/run/netns/{name}"])
         (Path("/run/netns") / name).unlink(missing_ok=True)
-    _run([machine.find("ip"), "link", "delete", BRIDGE])
+    for link in [*_on_the_bridge(), BRIDGE]:
+        _run([machine.find("ip"), "link", "delete", link])
     for tool, chains in before["chains"].items():
         _remove_chains(tool, set(chains))
-    for folder in [Path("/sys/fs/cgroup/kubepods"), *Path("/sys/fs/cgroup").glob("*/kubepods")]:
-        _remove_empty(folder)
+    _remove_groups()
     for name in before["missing"]:
         if name not in _SHARED:
             shutil.rmtree(name, ignore_errors=True)
@@ -132,6 +138,35 @@ def _sysctl(name: str) -> str | None:
 def _networks() -> list[str]:
     folder = Path("/run/netns")
     return sorted(one.name for one in folder.glob("cni-*")) if folder.is_dir() else []
+
+
+def _on_the_bridge() -> list[str]:
+    """Return the links of pods: the kernel takes one away with its pod's network, which it may keep for a while."""
+    done = subprocess.run(
+        [machine.find("ip"), "-json", "link", "show", "master", BRIDGE],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return [one["ifname"] for one in json.loads(done.stdout or "[]")]
+
+
+def _remove_groups() -> None:
+    """End what is left of pods, and remove their control groups.
+
+    A container whose keeper was killed is nobody's child any more: only its group still says whose it was. A killed
+    process is in its group until somebody has asked for its end.
+    """
+    deadline = time.monotonic() + _REAPED
+    while True:
+        left = [one for one in (_GROUPS / "kubepods", *_GROUPS.glob("*/kubepods")) if one.is_dir()]
+        for folder in left:
+            for inside in folder.rglob("cgroup.procs"):
+                with suppress(OSError):  # the group has gone meanwhile, or its process
+                    for pid in inside.read_text().split():
+                        os.kill(int(pid), signal.SIGKILL)
+            _remove_empty(folder)
+        if not any(one.is_dir() for one in left) or time.monotonic() > deadline:
+            return
+        time.sleep(0.2)
 
 
 def _rules(tool: str, table: str) -> list[str]:
