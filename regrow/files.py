@@ -5,8 +5,11 @@ killed run never leaves a folder that a later run would trust.
 """
 
 import errno
+import fcntl
+import glob
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +25,8 @@ from regrow.errors import InputError, RegrowError
 def atomic_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a scratch folder that becomes `out` when the block ends without an error.
 
+    What killed processes have left of earlier attempts at `out` is removed first.
+
     Args:
         out: the folder that appears at the end.
         replace: whether an `out` that is already there is replaced (only at the very end).
@@ -33,8 +38,8 @@ def atomic_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     if out.exists() and not replace:
         raise InputError(f"{out}: already exists; name another --out folder or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = beside(out, "partial")
-    scratch.mkdir()
+    sweep(out)
+    scratch, held = _scratch_folder(out)
     try:
         with full_disk_is_clear(out):
             yield scratch
@@ -42,6 +47,42 @@ def atomic_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
+    finally:
+        os.close(held)
+
+
+def _scratch_folder(out: Path) -> tuple[Path, int]:
+    """Make a scratch folder, and return it with the descriptor whose lock says that its process lives."""
+    while True:
+        scratch = beside(out, "partial")
+        scratch.mkdir()
+        try:
+            held = os.open(scratch, os.O_RDONLY)
+        except FileNotFoundError:  # swept by another process, which saw no lock yet
+            continue
+        with suppress(OSError):  # file systems that lock no folders: there, leftovers stay
+            fcntl.flock(held, fcntl.LOCK_EX)
+        if scratch.exists():
+            return scratch, held
+        os.close(held)
+
+
+def sweep(out: Path) -> None:
+    """Remove scratch folders of `out` whose processes have died; those of living ones are locked and stay."""
+    for left in out.parent.glob(f".{glob.escape(out.name.lstrip('.'))}.*-*"):
+        if not re.fullmatch(r".*\.(?:partial|replaced)-[0-9a-f]{12}", left.name) or left.is_symlink():
+            continue
+        try:
+            held = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:  # a scratch file, or gone
+            continue
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+        except OSError:
+            continue
+        finally:
+            os.close(held)
 
 
 def _swap(scratch: Path, out: Path) -> None:

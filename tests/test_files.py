@@ -1,13 +1,16 @@
 """Files and folders that appear whole, also where several processes write the same one."""
 
 import os
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from regrow.errors import InputError
-from regrow.files import atomic_folder, beside, read_json, write_json
+from regrow.files import atomic_folder, beside, read_json, sweep, write_json
 
 
 def test_pods_that_share_a_volume_have_scratch_names_of_their_own(tmp_path: Path, monkeypatch):
@@ -40,3 +43,39 @@ def test_a_folder_that_is_there_is_refused_and_a_failed_one_leaves_nothing(tmp_p
     out.mkdir()
     with pytest.raises(InputError, match="already exists"), atomic_folder(out):
         raise AssertionError
+
+
+_WRITER = """
+import sys, time
+from pathlib import Path
+from regrow.files import atomic_folder
+with atomic_folder(Path(sys.argv[1]), replace=True) as scratch:
+    (scratch / "half").write_text("x")
+    print(scratch, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_path: Path):
+    out, other = tmp_path / "[out]", tmp_path / "other"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", _WRITER, str(one)], stdout=subprocess.PIPE, text=True)
+        for one in (out, out, other)
+    ]
+    try:
+        killed, living, elsewhere = (Path(one.stdout.readline().strip()) for one in writers)
+        for one in (writers[0], writers[2]):
+            one.send_signal(signal.SIGKILL)
+            one.wait()
+        stored = tmp_path / ".[out].partial-1"  # not a name that regrow gives
+        stored.mkdir()
+        sweep(out)
+        assert not killed.exists()
+        assert (living / "half").exists() and stored.exists()
+        assert elsewhere.exists()  # left of another folder
+        with atomic_folder(other) as scratch:
+            assert scratch.exists() and not elsewhere.exists()
+    finally:
+        for one in writers:
+            one.kill()
+            one.wait()

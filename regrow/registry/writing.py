@@ -7,9 +7,6 @@ alias, and the mark goes last (`regrow.registry.journal`).
 
 import json
 import logging
-import os
-import re
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from regrow.checkpoint import Checkpoint
 from regrow.errors import InputError
-from regrow.files import atomic_folder
+from regrow.files import atomic_folder, sweep
 from regrow.registry.card import card as write_card
 from regrow.registry.facts import known_facts, packages
 from regrow.registry.journal import PENDING_TAG, Entry, finish, recover, search
@@ -317,7 +314,6 @@ def _put_files(client: "MlflowClient", request: _Request, run: str) -> str:
     source = client.get_run(run).info.artifact_uri.rstrip("/") + "/" + path
     more: dict[str, Any] = {"run_id": run, "card": request.card, "licences": request.licences}
     if target := local_path(source):
-        _sweep(target)
         with atomic_folder(target, replace=True) as scratch:
             write_mlflow_model(checkpoint, scratch, **more)
         return source
@@ -330,24 +326,6 @@ def _put_files(client: "MlflowClient", request: _Request, run: str) -> str:
         client.log_artifacts(run, str(around), path)
         client.log_artifact(run, str(last), path)
     return source
-
-
-def _sweep(target: Path) -> None:
-    """Remove what killed calls have left beside a folder that appears by renaming."""
-    for left in target.parent.glob(f".{target.name}.*-*"):
-        number = re.fullmatch(r".*\.(?:partial|replaced)-(\d+)", left.name)
-        if number and not _is_alive(int(number[1])):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()
 
 
 def local_path(uri: str) -> Path | None:
@@ -437,7 +415,7 @@ def _clear_away(client: "MlflowClient", request: _Request, run: str, said: list[
             place = f"{left.info.artifact_uri.rstrip('/')}/{place_of(FILES, request.checkpoint.digest)}"
             try:
                 if target := local_path(place):
-                    _sweep(target)
+                    sweep(target)
                 get_artifact_repository(left.info.artifact_uri).delete_artifacts(
                     place_of(FILES, request.checkpoint.digest)
                 )
