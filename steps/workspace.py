@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -28,6 +29,7 @@ from steps.preemption import preemptible
 log = logging.getLogger(__name__)
 
 _LOCK = ".lock"  # holds the id of the run that works in the folder
+_SUCCESSOR = ".successor"  # is there while a later try of the step waits for the folder
 _FORGOTTEN = 7 * 24 * 3600.0  # seconds
 _TAKEN: dict[str, int] = {}  # locks of the folders that this process works in, until it ends
 
@@ -77,23 +79,37 @@ def _key(step: Any) -> str:
 def _take(folder: Path, run: str) -> bool:
     """Lock a folder for as long as this process lives; False if another run has it.
 
-    An earlier pod of this very run may still be saving when its successor starts: that one waits.
+    An earlier pod of this very run may still be at work when its successor starts. It may be saving, or know nothing of
+    it: ZenML tries a step again when the pod that waits for the one with the GPU is lost, and then nobody wants the
+    first one's results any more. So it is asked to save and leave (`measured`), and the successor waits until it has.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _free(lock):
         if os.pread(lock, 64, 0).decode() != run:
             os.close(lock)
             return False
-        log.info("%s: an earlier try of this step is still at work there; waiting", folder)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        log.info(
+            "%s: an earlier try of this step is still at work there; it is asked to save and leave", folder
+        )
+        while not _free(lock):
+            (folder / _SUCCESSOR).touch()
+            time.sleep(0.5)
+    (folder / _SUCCESSOR).unlink(missing_ok=True)
     os.ftruncate(lock, 0)
     os.pwrite(lock, run.encode(), 0)
     if (gone := _TAKEN.pop(str(folder), None)) is not None:  # of a folder that an earlier run has cleared
         os.close(gone)
     _TAKEN[str(folder)] = lock
+    return True
+
+
+def _free(lock: int) -> bool:
+    """Lock a file unless another process holds it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     return True
 
 
@@ -134,6 +150,8 @@ def clear_work(run: str) -> None:
 def measured() -> Iterator[None]:
     """Do a step's work: log what it used, leave it when the pod is asked to stop, and tell why memory did not suffice.
 
+    A later try of the step that waits for the same folder asks for the same.
+
     Wall time and the peak memory of the process tree go to ZenML and MLflow (`steps.cost`), also when the step fails.
     In a pod the time begins with the process, which has fetched the inputs while it held its GPUs.
 
@@ -148,9 +166,10 @@ def measured() -> Iterator[None]:
     run = get_step_context().step_run
     attempt, peak, kills = Attempt(work, str(run.pipeline_run_id), already), [0], memory.read().kills or 0
     step = run.id
+    may_be_asked = threading.current_thread() is threading.main_thread()  # else nothing handles the signal
 
     def watch() -> None:
-        told = False
+        told, asked = False, not may_be_asked
         while True:
             peak[0] = max(peak[0], _tree_memory())
             attempt.note(peak[0])
@@ -159,6 +178,10 @@ def measured() -> Iterator[None]:
                 # For whoever started the run: a container that is killed for memory says nothing any more.
                 with suppress(Exception):
                     log_metadata({"estimated_bytes": need}, step_id=step)
+            if not asked and (work / _SUCCESSOR).exists():
+                asked = True
+                log.warning("a later try of this step waits for %s: this one saves and leaves", work)
+                os.kill(os.getpid(), signal.SIGTERM)
             if done.wait(0.5):
                 return
 
