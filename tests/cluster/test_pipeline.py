@@ -254,6 +254,45 @@ def test_a_run_survives_the_loss_of_pods_and_servers(ran, site, config):
     _no_orphans(site)
 
 
+def test_a_tuning_pod_that_nobody_waits_for_any_more_gives_its_gpu_away(ran, site, config):
+    site.forget()
+    longer = json.loads(json.dumps(config))
+    longer["parameters"]["tune"] |= {"max_steps": 400, "save_every": 5, "learning_rate": 1.1e-3}
+    name = site.project.write_config(longer, "longer.yaml")
+    work = site.cluster.cluster.folder / "cache" / "work"
+    left = {}
+
+    def plants(gpus):
+        return [pod for pod in site.pods() if step_of(pod) == "fine_tune_plants" and gpus_of(pod) == gpus]
+
+    def tuning():
+        return bool(list(work.glob("compress-*/fine_tune_plants/*/job/*/steps/checkpoint-*/whole")))
+
+    def lose():
+        waiting = next(pod for pod in plants(0) if pod.status.phase == "Running").metadata.name
+        left["worker"] = next(pod for pod in plants(1) if pod.status.phase == "Running").metadata.name
+        # At once, as with a node that is lost: ZenML's process in it cannot end the other pod any more.
+        site.core.delete_namespaced_pod(waiting, NAMESPACE, grace_period_seconds=0)
+
+    with Watch(("lose the pod that waits", tuning, lose)) as watch:
+        done = site.regrow("run", name, "--stack", "kubernetes")
+    assert watch.done and not watch.errors, watch.errors
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    first, second = sorted(plants(1), key=lambda pod: pod.metadata.creation_timestamp)
+    assert first.metadata.name == left["worker"]
+    assert (first.status.phase, second.status.phase) == ("Failed", "Succeeded")
+    said = site.core.read_namespaced_pod_log(first.metadata.name, NAMESPACE)
+    assert "a later try of this step waits" in said, said[-3000:]
+    resumed = site.python(
+        "from zenml.client import Client\n"
+        "run = Client().list_pipeline_runs(size=1, sort_by='desc:created').items[0]\n"
+        "step = Client().get_pipeline_run(run.id).steps['fine_tune_plants']\n"
+        "print(step.outputs['tuning'][0].load().summary['resumed_from'])\n"
+    )
+    assert resumed > 0
+    _no_orphans(site)
+
+
 def test_a_run_waits_while_the_quota_is_full(ran, site):
     site.forget()
     quota = client.V1ResourceQuota(
