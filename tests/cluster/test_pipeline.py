@@ -261,6 +261,14 @@ def test_a_tuning_pod_that_nobody_waits_for_any_more_gives_its_gpu_away(ran, sit
     name = site.project.write_config(longer, "longer.yaml")
     work = site.cluster.cluster.folder / "cache" / "work"
     left = {}
+    read_log = (
+        "import json\n"
+        "from zenml.client import Client\n"
+        "run = Client().list_pipeline_runs(size=1, sort_by='desc:created').items[0]\n"
+        "step = Client().get_pipeline_run(run.id).steps['fine_tune_plants']\n"
+        "entries = Client().zen_store.get(f'/steps/{step.id}/logs', params={'source': 'step'})\n"
+        "print(json.dumps([one['message'] for one in entries if 'tune:' in one['message']]))\n"
+    )
 
     def plants(gpus):
         return [pod for pod in site.pods() if step_of(pod) == "fine_tune_plants" and gpus_of(pod) == gpus]
@@ -269,6 +277,11 @@ def test_a_tuning_pod_that_nobody_waits_for_any_more_gives_its_gpu_away(ran, sit
         return bool(list(work.glob("compress-*/fine_tune_plants/*/job/*/steps/checkpoint-*/whole")))
 
     def lose():
+        # Before that: how far the training is can be read in ZenML while it goes on.
+        deadline = time.monotonic() + 90
+        while not (progress := site.python(read_log)) and time.monotonic() < deadline:
+            time.sleep(2)
+        left["progress"] = progress
         waiting = next(pod for pod in plants(0) if pod.status.phase == "Running").metadata.name
         left["worker"] = next(pod for pod in plants(1) if pod.status.phase == "Running").metadata.name
         # At once, as with a node that is lost: ZenML's process in it cannot end the other pod any more.
@@ -280,6 +293,8 @@ def test_a_tuning_pod_that_nobody_waits_for_any_more_gives_its_gpu_away(ran, sit
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     first, second = sorted(plants(1), key=lambda pod: pod.metadata.creation_timestamp)
     assert first.metadata.name == left["worker"]
+    assert any("/400" in line and "loss" in line for line in left["progress"]), left["progress"]
+    assert len(site.python(read_log)) < 60  # a line now and then, not ten a second
     assert (first.status.phase, second.status.phase) == ("Failed", "Succeeded")
     said = site.core.read_namespaced_pod_log(first.metadata.name, NAMESPACE)
     assert "a later try of this step waits" in said, said[-3000:]
