@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import mlflow
+from pydantic import BaseModel
 from zenml import get_step_context, log_metadata, step
 from zenml.types import HTMLString
 
@@ -14,7 +15,7 @@ from regrow.evaluate.scores import Scores
 from regrow.files import canonical_digest
 from regrow.importance import LayerImportance
 from regrow.lineage import chain
-from regrow.lineage.values import scores_digest
+from regrow.lineage.values import scores_digest, value_digest
 from regrow.prune import PrunePlan
 from regrow.quality import GateResult
 from regrow.registry import Registered, RegistrySpec
@@ -70,7 +71,7 @@ def register(
         best = best_candidate(scores[2:], scores[0])
         chosen = models[scores.index(best)]
         tags = _tags(best, models, plan, _trained_on(chosen, gates), config)
-        provenance.log_chain(chosen.folder, _stated(scores, importance))
+        provenance.log_chain(chosen.folder, _stated(importance, *scores, *shifts, *drifts, measures))
         run = mlflow.active_run()
         metrics = {"recovery": best.mean / scores[0].mean} if best.scores else {}
         registered = register_model(
@@ -109,9 +110,9 @@ def _stored(model: Checkpoint) -> str | None:
     return None
 
 
-def _stated(scores: list[Scores], importance: LayerImportance) -> Path:
-    """Collect the statements about the values of this run."""
-    digests = [canonical_digest(importance.model_dump(mode="json")), *map(scores_digest, scores)]
+def _stated(*values: BaseModel | None) -> Path:
+    """Collect the statements about values of this run."""
+    digests = [value_digest(one) for one in values if one is not None]
     return provenance.fetch(digests, fresh(work_dir() / "stated"))
 
 

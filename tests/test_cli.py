@@ -11,6 +11,9 @@ import yaml
 
 from regrow.checkpoint import Checkpoint
 from regrow.cli import main
+from regrow.lineage.store import stored
+from regrow.lineage.values import value_digest
+from regrow.selfdata import Shift
 from tests.tiny import tiny_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +63,12 @@ def test_the_stages_in_a_row(inputs, capfd, monkeypatch):
     Path("shift.yaml").write_text("{encoder: null}")
     moved = run(capfd, "shift", "own", "--model", "model", "--settings", "shift.yaml", "--out", "moved")
     assert moved["records"] == made["decisions"].get("rewritten", 0)
-    assert {path.name for path in Path("moved").iterdir()} == {"shift.json", "shift.html"}
+    assert {path.name for path in Path("moved").iterdir()} == {"shift.json", "shift.html", "provenance"}
+    stated = next(iter(stored(Path("moved")))).statement
+    assert {one.name: one.sha256 for one in stated.materials}["dataset"] == made["digest"]
+    assert stated.subject.sha256 == value_digest(
+        Shift.model_validate_json(Path("moved/shift.json").read_text())
+    )
     Path("distill.yaml").write_text("{shard_size: 4, max_new_tokens: 9}")
     exported = ("--export", "own.csv", "--family", "text")
     Path("hurt.jsonl").write_text(Path("data.jsonl").read_text() + "{not json\n")

@@ -10,7 +10,8 @@ from regrow.commands.shared import MODEL, names, open_model
 from regrow.errors import InputError
 
 if TYPE_CHECKING:
-    from regrow.evaluate import Scores
+    from regrow.checkpoint import Checkpoint
+    from regrow.evaluate import EvaluateSpec, Measures, Scores
     from regrow.evaluate.paired import Comparison
 
 
@@ -80,7 +81,19 @@ def handle(arguments: argparse.Namespace) -> dict[str, Any]:
             state_scores(one, checkpoint, arguments.out)
         if measures.summary():
             write_json(arguments.out / "measures.json", measures.model_dump(mode="json"))
+            _state(measures, opened, spec, arguments.out)
     return result if arguments.json else {"text": text}
+
+
+def _state(measures: "Measures", models: "Sequence[Checkpoint]", spec: "EvaluateSpec", folder: Path) -> None:
+    from regrow.lineage.values import state_drift, state_speed
+
+    base, *others = models
+    if measures.drifts:
+        for one, model in zip(measures.drifts, others, strict=True):
+            state_drift(one, base, model, folder)
+    if measures.speeds or measures.drafts:
+        state_speed(measures.model_copy(update={"drifts": ()}), models, spec, folder)
 
 
 def unique_names(folders: Sequence[Path]) -> list[str]:

@@ -15,6 +15,8 @@ _ASKED = {
     "tune": ("type", "method", "data", "epochs", "learning_rate", "rank", "seed"),
     "merge": ("method", "weights", "t", "density", "seed"),
     "evaluate": ("tasks", "suite", "recovery", "perplexity"),
+    "shift": ("records", "closer", "rewrite_perplexity", "reference_perplexity", "similarity"),
+    "drift": ("questions", "agreement", "kl", "similarity", "same_answers"),
     "register": ("name", "version", "alias"),
     "promote": ("name", "version", "to", "from", "forced", "reason"),
 }

@@ -35,6 +35,9 @@ STAGES = (
     "fuse",
     "merge",
     "evaluate",
+    "shift",
+    "drift",
+    "speed",
     "register",
     "promote",
 )

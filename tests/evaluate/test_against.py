@@ -7,6 +7,8 @@ from pydantic import ValidationError
 from regrow.cli import main
 from regrow.evaluate import EvaluateSpec, Measures, evaluate_against
 from regrow.evaluate.beside import measures_table
+from regrow.lineage.store import stored
+from regrow.lineage.values import state_speed, value_digest
 from tests.evaluate.questions import lively, pruned, suite
 
 
@@ -60,6 +62,20 @@ def test_the_command_shows_what_the_suite_asks_for(tmp_path, capfd):
     kept = Measures.model_validate_json((tmp_path / "out" / "measures.json").read_text(encoding="utf-8"))
     assert kept.drifts[0].summary() == {"name": "small", **found}
     assert "drift" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    stated = [one.statement for one in stored(tmp_path / "out")]
+    drift = next(one for one in stated if one.stage == "drift")
+    assert drift.subject.sha256 == value_digest(kept.drifts[0])
+    assert [one.sha256 for one in drift.materials] == [base.digest, small.digest]
+
+
+def test_what_models_cost_is_stated(measured, tmp_path):
+    found, models = measured
+    spec = EvaluateSpec(speed={"batch_sizes": [2]})
+    costs = found.model_copy(update={"drifts": ()})
+    stated = state_speed(costs, list(models.values()), spec, tmp_path)
+    assert stated.subject.sha256 == value_digest(Measures.model_validate_json(costs.model_dump_json()))
+    assert [one.sha256 for one in stated.materials] == [one.digest for one in models.values()]
+    assert stated.details["speed"]["pruned"]["batches"]["2"]["decode_speedup"]["value"] > 0
 
 
 def test_nothing_asked_for_is_nothing_measured(tmp_path):

@@ -65,9 +65,11 @@ def test_the_registered_version_generates_by_alias_and_is_tagged(finished):
         "run = mlflow.get_run(version.run_id)\n"
         "course = mlflow.MlflowClient().get_metric_history(run.info.run_id, 'fine_tune.water.loss')\n"
         "course = [[one.step, one.value] for one in course]\n"
-        "print(json.dumps([answer, dict(version.tags), run.data.params, run.data.metrics, course]))"
+        "kept = mlflow.MlflowClient().list_artifacts(run.info.run_id, 'provenance')\n"
+        "stated = sorted({one.path.split('/')[1].rsplit('-', 1)[0] for one in kept})\n"
+        "print(json.dumps([answer, dict(version.tags), run.data.params, run.data.metrics, course, stated]))"
     )
-    answer, tags, params, metrics, course = json.loads(project.python(code).splitlines()[-1])
+    answer, tags, params, metrics, course, stated = json.loads(project.python(code).splitlines()[-1])
     assert answer[0]["generated_text"].startswith("Grass")
     models = {model["name"]: model for model in summary["models"]}
     assert tags["regrow.digest"] == summary["registered"]["digest"]
@@ -77,6 +79,9 @@ def test_the_registered_version_generates_by_alias_and_is_tagged(finished):
     assert metrics["evaluate.pruned.perplexity"] == pytest.approx(models["pruned"]["perplexity"])
     assert [step for step, _ in course] == [1, 2, 3, 4]  # sent while it ran, and not once more at the end
     assert course[-1][1] == metrics["fine_tune.water.loss"]
+    assert {"importance", "prune", "distill", "validate", "tune", "evaluate", "shift", "register"} <= set(
+        stated
+    )
     assert params["fine_tune.water.method"] == "distill" and params["fine_tune.plants.method"] == "sft"
 
 
