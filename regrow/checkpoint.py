@@ -143,6 +143,11 @@ class Checkpoint(BaseModel):
         """
         import torch
 
+        stored: torch.dtype = getattr(torch, self.stored_dtype_name())
+        return stored
+
+    def stored_dtype_name(self) -> str:
+        """The name of `stored_dtype`, without torch; raises as that does."""
         sizes: dict[str, int] = {}
         for info in self.tensors().values():
             sizes[info.dtype] = sizes.get(info.dtype, 0) + info.count
@@ -152,8 +157,7 @@ class Checkpoint(BaseModel):
             raise InputError(
                 f"{self.folder}: the weights are stored as {most}; regrow works on {', '.join(DTYPES)} checkpoints"
             )
-        stored: torch.dtype = getattr(torch, names[most])
-        return stored
+        return names[most]
 
     def compute_dtype(self, name: str = "auto", where: str | None = None) -> "torch.dtype":
         """The torch type to compute in: the named one, or for "auto" what `load` says, on the device `where`."""
@@ -179,6 +183,11 @@ class Checkpoint(BaseModel):
                     shutil.copyfile(file, target)
         return self.model_copy(update={"folder": out.absolute()})
 
+    @property
+    def size(self) -> int:
+        """Bytes of all files that the digest is over."""
+        return sum(file.stat().st_size for file in _files(self.folder))
+
     def summary(self) -> dict[str, Any]:
         """Facts for metadata and logs."""
         config = self.config
@@ -187,7 +196,7 @@ class Checkpoint(BaseModel):
             "parameters": self.parameters,
             "blocks": self.blocks,
             "architecture": (config.get("architectures") or [config.get("model_type")])[0],
-            "bytes": sum(file.stat().st_size for file in _files(self.folder)),
+            "bytes": self.size,
         }
 
 

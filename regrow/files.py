@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import file_digest, sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import uuid4
 
@@ -176,6 +176,18 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source.resolve(), target)  # of the file itself where `source` is a symbolic link
     except OSError:
         shutil.copyfile(source, target)
+
+
+def safe_member(name: str) -> bool:
+    """Tell whether a path in an archive or a store stays inside the folder it is written to."""
+    parts = PurePosixPath(name).parts
+    return (
+        bool(parts)
+        and not name.startswith("/")
+        and ".." not in parts
+        and "\\" not in name
+        and "\0" not in name
+    )
 
 
 def cache_dir() -> Path:

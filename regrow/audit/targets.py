@@ -18,7 +18,10 @@ from regrow.audit.registry import (
     version_with_digest,
 )
 from regrow.errors import InputError
-from regrow.lineage import Other, Verifier
+from regrow.files import safe_member
+from regrow.lineage import AuditResult, Check, Findings, Other, Verifier
+from regrow.registry.alterations import alterations
+from regrow.registry.layout import CARD, MODEL_FILE, checkpoint_in
 
 if TYPE_CHECKING:
     from regrow.registry.versions import Version
@@ -35,11 +38,18 @@ class Target:
         name: what the user asked for.
         folder: the folder, on this machine.
         others: checks against registries; none if no registry knows it.
+        model: the MLflow model that the folder lies in, if that is what was asked for.
     """
 
     name: str
     folder: Path
     others: tuple[Other, ...] = ()
+    model: Path | None = None
+
+    @property
+    def around(self) -> Other | None:
+        """A check of what makes an MLflow model of the folder; none if it is no part of one."""
+        return None if self.model is None else around(self.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +86,16 @@ def _resolve(target: str, ask: _Ask, stack: ExitStack) -> Target:
 
         return _of_version(target, find(reference), ask, stack)
     if Path(target).exists():
-        return Target(target, _folder(target, Path(target)), _known(ask))
+        return _of_folder(target, Path(target), ask)
     if digest := _DIGEST.fullmatch(target):
         return _of_version(target, version_with_digest(digest[1]), ask, stack)
     parts = urlsplit(target)
     if parts.scheme == "file":
         if parts.netloc not in ("", "localhost"):
             raise InputError(f"{target}: names another machine ({parts.netloc}); write file:///path")
-        return Target(target, _folder(target, Path(unquote(parts.path))), _known(ask))
+        return _of_folder(target, Path(unquote(parts.path)), ask)
     if parts.scheme in _STORES:
-        return Target(target, _download(target, stack), _known(ask))
+        return _of_folder(target, _download(target, stack), ask)
     if parts.scheme:
         raise InputError(
             f"{target}: unknown kind of target; use a folder, file:, models:/, {'://, '.join(_STORES)}:// or a digest"
@@ -93,23 +103,38 @@ def _resolve(target: str, ask: _Ask, stack: ExitStack) -> Target:
     raise InputError(f"{target}: no such folder")
 
 
-def _folder(target: str, path: Path) -> Path:
+def _of_folder(target: str, path: Path, ask: _Ask) -> Target:
     if not path.exists():
         raise InputError(f"{target}: no such folder")
     if not path.is_dir():
         raise InputError(f"{target}: is a file; audit takes the folder that it lies in")
-    # A stored MLflow model has the checkpoint inside.
-    inside = path / "checkpoint"
-    return inside if (path / "MLmodel").is_file() and inside.is_dir() else path
+    if (path / MODEL_FILE).is_file():
+        return Target(target, checkpoint_in(path), _known(ask), path)
+    return Target(target, path, _known(ask))
+
+
+def around(model: Path) -> Other:
+    """Return a check of all that an MLflow model holds besides the audited checkpoint."""
+
+    def check(result: AuditResult) -> Findings:
+        failures = alterations(model, result.digest)
+        return Findings(
+            failures=failures,
+            checks=[Check(what="MLflow model around it", outcome="failed" if failures else "passed")],
+            not_checked=[f"{CARD} and the licence in {MODEL_FILE}: texts that follow from no digest"],
+        )
+
+    return check
 
 
 def _of_version(target: str, version: "Version", ask: _Ask, stack: ExitStack) -> Target:
     import mlflow
 
-    from regrow.registry.server import checkpoint_of
+    from regrow.registry.server import model_of
 
-    folder = stack.enter_context(checkpoint_of(mlflow.MlflowClient(), version.name, str(version.number)))
-    return Target(target, folder, against_registry(version, ask.zenml, ask.verifier))
+    model = stack.enter_context(model_of(mlflow.MlflowClient(), version.name, str(version.number)))
+    others = against_registry(version, ask.zenml, ask.verifier)
+    return Target(target, checkpoint_in(model), others, model)
 
 
 def _known(ask: _Ask) -> tuple[Other, ...]:
@@ -127,13 +152,15 @@ def _download(uri: str, stack: ExitStack) -> Path:
         if not system.isdir(path):
             raise InputError(f"{uri}: no such folder in the store")
         names = [name for name in system.find(path) if not name.endswith("/")]
-        for name in names:
-            inside = name.removeprefix(path.rstrip("/") + "/")
-            (scratch / inside).parent.mkdir(parents=True, exist_ok=True)
-        system.get(names, [str(scratch / name.removeprefix(path.rstrip("/") + "/")) for name in names])
+        inside = [name.removeprefix(path.rstrip("/") + "/") for name in names]
+        if wrong := [name for name in inside if not safe_member(name)]:
+            raise InputError(f"{uri}: holds a name that leads out of it ({wrong[0]}); nothing was fetched")
+        for name in inside:
+            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+        system.get(names, [str(scratch / name) for name in inside])
     except ImportError as error:
         shutil.rmtree(scratch, ignore_errors=True)
         raise InputError(f"{uri}: needs a client for this store ({error}); s3: install regrow[s3]") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{uri}: cannot be read ({error}); check credentials and the address") from None
-    return _folder(uri, scratch)
+    return scratch

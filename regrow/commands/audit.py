@@ -43,9 +43,12 @@ def handle(arguments: argparse.Namespace) -> dict[str, Any]:
 
     verifier = _verifier(arguments)
     with resolve(arguments.target, zenml=_zenml, verifier=verifier) as target:
-        if arguments.out and arguments.out.resolve().is_relative_to(target.folder.resolve()):
+        whole = target.model or target.folder
+        if arguments.out and arguments.out.resolve().is_relative_to(whole.resolve()):
             raise InputError(f"--out {arguments.out}: lies in what is audited; name a folder outside of it")
-        result = audit_folder(target.folder, verifier=verifier, others=target.others, target=target.name)
+        result = audit_folder(
+            target.folder, verifier=verifier, around=target.around, others=target.others, target=target.name
+        )
     plain: dict[str, Any] = result.model_dump(mode="json")
     if arguments.out:
         from regrow.files import write_json

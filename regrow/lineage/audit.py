@@ -32,6 +32,7 @@ def audit_folder(
     folder: str | Path,
     *,
     verifier: Verifier | None = None,
+    around: Other | None = None,
     others: Sequence[Other] = (),
     target: str | None = None,
 ) -> AuditResult:
@@ -44,6 +45,7 @@ def audit_folder(
     Args:
         folder: a checkpoint, a data set, or another result with `provenance/`.
         verifier: what signatures are checked with (`SigningSettings.verifier`); not checked if not given.
+        around: a check of what lies beside the folder and belongs to it.
         others: further checks, such as against a registry; each gets the result so far.
         target: what the user asked for, if not the folder.
 
@@ -86,7 +88,7 @@ def audit_folder(
             "chain": round(time.perf_counter() - hashed, 3),
         },
     )
-    for other in others:
+    for other in (*([around] if around else []), *others):
         result = result.with_findings([other(result)])
     return result
 

@@ -22,7 +22,7 @@ from regrow.registry.names import (
     first_line,
     place_of,
 )
-from regrow.registry.server import checkpoint_of, folders_of, read_text
+from regrow.registry.server import folders_of, model_of, read_text
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -103,13 +103,13 @@ class VersionFacts:
             return {"model": said}
         return found
 
-    def checkpoint(self) -> AbstractContextManager[Path]:
-        """Give the folder with the version's checkpoint, fetched if it is not on this machine.
+    def model(self) -> AbstractContextManager[Path]:
+        """Give the folder with the version's MLflow model, fetched if it is not on this machine.
 
         Raises:
-            InputError: the files cannot be had, or hold no checkpoint.
+            InputError: the files cannot be had, or are no MLflow model.
         """
-        return checkpoint_of(self.client, self.name, self.version)
+        return model_of(self.client, self.name, self.version)
 
     def scores(self) -> "Scores | None":
         """The version's evaluation in its MLflow runs: the one it was registered with; None if there is none."""

@@ -13,13 +13,15 @@ from regrow.errors import InputError
 from regrow.promotion.margin import lower_bound
 from regrow.promotion.policy import Attestation, NonInferiority, Rules
 from regrow.promotion.record import Problem
+from regrow.registry.alterations import alterations
+from regrow.registry.layout import checkpoint_in
 from regrow.registry.names import SCORES_TAG
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from regrow.evaluate.scores import Scores, TaskScore
-    from regrow.lineage import AuditResult, Verifier
+    from regrow.lineage import AuditResult, Failure, Verifier
     from regrow.promotion.facts import VersionFacts
 
 
@@ -64,16 +66,19 @@ def provenance(facts: "VersionFacts", rules: Attestation) -> list[Gate]:
 
     verifier = SigningSettings.from_environment().verifier()
     try:
-        with facts.checkpoint() as folder:
+        with facts.model() as model:
+            folder = checkpoint_in(model)
             audit = _audit(folder, rules, verifier)
             # The audit has hashed everything; weights are not read twice.
             found = audit.digest if audit else digest_of(folder)
+            around = alterations(model, found)
     except InputError as error:
         missing = Gate(name="digest", passed=False, observed=str(error), asked=asked)
         unknown = Gate(name="attestation", passed=False, observed="no files", asked=_asked(rules))
         return [missing, *([unknown] if rules.required else [])]
     same = bool(facts.digest) and found == facts.digest
-    digest = Gate(name="digest", passed=same, observed=f"files have {found[:16]}", asked=asked)
+    observed = f"files have {found[:16]}" + (f"; around them {_first(around)}" if around else "")
+    digest = Gate(name="digest", passed=same and not around, observed=observed, asked=asked)
     return [digest, *(_attestation(audit, rules, has_key=verifier is not None) if audit else [])]
 
 
@@ -92,12 +97,8 @@ def _asked(rules: Attestation) -> str:
 
 def _attestation(audit: "AuditResult", rules: Attestation, *, has_key: bool) -> Iterator[Gate]:
     links = len(audit.chain)
-    if audit.failures:
-        one = audit.failures[0]
-        more = f" and {len(audit.failures) - 1} more" if len(audit.failures) > 1 else ""
-        observed = f"{one.what}: {one.where}{more}"
-    else:
-        observed = f"{links} statements verify" if links else "none"
+    verify = f"{links} statements verify" if links else "none"
+    observed = _first(audit.failures) if audit.failures else verify
     good = not audit.failures and (links > 0 or not rules.required)
     yield Gate(name="attestation", passed=good, observed=observed, asked=_asked(rules))
     asked, allowed = {
@@ -110,6 +111,11 @@ def _attestation(audit: "AuditResult", rules: Attestation, *, has_key: bool) -> 
     }[rules.signature]
     observed = "not checked: no key given" if audit.signature == "unchecked" else audit.signature
     yield Gate(name="signature", passed=audit.signature in allowed, observed=observed, asked=asked)
+
+
+def _first(failures: "Sequence[Failure]") -> str:
+    more = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
+    return f"{failures[0].what}: {failures[0].where}{more}"
 
 
 def _data(facts: "VersionFacts") -> Iterator[Gate]:

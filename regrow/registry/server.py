@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from regrow.errors import InputError
+from regrow.registry.layout import MODEL_FILE
 from regrow.registry.names import first_line
 
 if TYPE_CHECKING:
@@ -109,14 +110,15 @@ def folders_of(client: "MlflowClient", run_id: str) -> list[str]:
 
 
 @contextmanager
-def checkpoint_of(client: "MlflowClient", name: str, version: str) -> Iterator[Path]:
-    """Yield the folder with a version's checkpoint, fetched if it is not on this machine.
+def model_of(client: "MlflowClient", name: str, version: str) -> Iterator[Path]:
+    """Yield the folder with a version's MLflow model, fetched if it is not on this machine.
+
+    The checkpoint in it is `regrow.registry.layout.checkpoint_in`.
 
     Raises:
-        InputError: the files cannot be had, or hold no checkpoint.
+        InputError: the files cannot be had, or are no MLflow model.
     """
     import mlflow
-    import yaml
     from mlflow.exceptions import MlflowException
 
     source = again(lambda: client.get_model_version_download_uri(name, version))
@@ -131,17 +133,9 @@ def checkpoint_of(client: "MlflowClient", name: str, version: str) -> Iterator[P
                     tracking_uri=client.tracking_uri,
                 )
             )
-            model = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
-            inside = model["flavors"]["transformers"]["model_binary"]
+            (folder / MODEL_FILE).read_bytes()
         except (MlflowException, OSError) as error:
             raise InputError(
                 f"{name} version {version}: its files at {source} cannot be read ({first_line(error)})"
             ) from error
-        except (yaml.YAMLError, KeyError, TypeError):
-            raise InputError(
-                f"{name} version {version}: {source}/MLmodel does not describe a transformers model"
-            ) from None
-        place = (folder / str(inside)).resolve()
-        if not place.is_relative_to(folder.resolve()) or not place.is_dir():
-            raise InputError(f"{name} version {version}: {source} holds no folder {inside}")
-        yield place
+        yield folder

@@ -2,10 +2,11 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from regrow.errors import InputError
+from regrow.files import safe_member
 
 Kind = Literal["hub", "pypi", "mlflow", "store", "local"]
 # Stores that fsspec has a client for.
@@ -107,15 +108,3 @@ def _store(text: str) -> Source:
     if not match:
         raise InputError(f"{text}: not a store's source; write s3://bucket/path of a file or folder")
     return Source("store", text, match["name"])
-
-
-def safe_member(name: str) -> bool:
-    """Tell whether a path in an archive stays inside the folder it is unpacked to."""
-    parts = PurePosixPath(name).parts
-    return (
-        bool(parts)
-        and not name.startswith("/")
-        and ".." not in parts
-        and "\\" not in name
-        and "\0" not in name
-    )

@@ -8,8 +8,8 @@ from tqdm import tqdm
 
 from regrow.checkpoint import digest_of
 from regrow.errors import InputError
-from regrow.files import atomic_folder, cache_dir, full_disk_is_clear, sha256_of
-from regrow.source.grammar import Source, safe_member
+from regrow.files import atomic_folder, cache_dir, full_disk_is_clear, safe_member, sha256_of
+from regrow.source.grammar import Source
 
 _log = logging.getLogger(__name__)
 

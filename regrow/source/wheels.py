@@ -15,8 +15,8 @@ from typing import Any
 from tqdm import tqdm
 
 from regrow.errors import InputError
-from regrow.files import atomic_file, atomic_folder, cache_dir, full_disk_is_clear, sha256_of
-from regrow.source.grammar import Source, safe_member
+from regrow.files import atomic_file, atomic_folder, cache_dir, full_disk_is_clear, safe_member, sha256_of
+from regrow.source.grammar import Source
 
 _log = logging.getLogger(__name__)
 _CHUNK = 4 * 2**20

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regrow.errors import InputError, RegrowError
-from regrow.files import beside, cache_dir, write_json
+from regrow.files import beside, cache_dir, safe_member, write_json
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,10 @@ class NodeCache:
             sizes were looked at.
 
         Raises:
-            RegrowError: the disk has no room, or what `fill` raises.
+            RegrowError: the key is no name of a folder, the disk has no room, or what `fill` raises.
         """
+        if not safe_member(key) or "/" in key:
+            raise RegrowError(f"{key}: no digest of stored files; run the step that stored them again")
         place = self.root / key
         known: dict[str, str] = {}
         while True:

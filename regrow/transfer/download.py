@@ -20,7 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from regrow.errors import RegrowError
-from regrow.files import canonical_digest, full_disk_is_clear
+from regrow.files import canonical_digest, full_disk_is_clear, safe_member
 from regrow.transfer.remote import Remote
 from regrow.transfer.retry import StoppedError, persist
 
@@ -61,9 +61,13 @@ def fetch(
         SHA-256 by name.
 
     Raises:
-        RegrowError: an object is missing or is not what it has to be, the store did not answer for too long, or the
-            disk is full.
+        RegrowError: a name leads out of the folder, an object is missing or is not what it has to be, the store did not
+            answer for too long, or the disk is full.
     """
+    if wrong := [name for name in files if not safe_member(name)]:
+        raise RegrowError(
+            f"{uri}: its list of files has a name that leads out of it ({wrong[0]}); nothing was fetched"
+        )
     files = sized(remote, uri, files)
     transfer = _Transfer(remote, uri, files, target, part)
     with full_disk_is_clear(target):

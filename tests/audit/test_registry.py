@@ -48,7 +48,9 @@ def world(tmp_path, monkeypatch, made, database):
 
 def audit(target: str, verifier: Verifier | None = None) -> AuditResult:
     with resolve(target, verifier=verifier) as found:
-        return audit_folder(found.folder, verifier=verifier, others=found.others, target=found.name)
+        return audit_folder(
+            found.folder, verifier=verifier, around=found.around, others=found.others, target=found.name
+        )
 
 
 @pytest.mark.parametrize("named", ["version", "alias", "digest", "folder", "mlflow source"])
@@ -117,6 +119,12 @@ def better_scores(world: World) -> None:
     world.client.log_metric(world.registered.run_id, "evaluate.merged.arc_easy.acc_none", 1.0)
 
 
+def other_template(world: World) -> None:
+    """What MLflow loads beside the checkpoint, which has no part in its digest."""
+    place = Path(world.registered.source.removeprefix("file://")) / "components" / "tokenizer"
+    edit(place / "chat_template.jinja", "assistant", "evil")
+
+
 def forged_config(world: World) -> None:
     """Another configuration, and its digest."""
     config = {"prune": {"blocks": 0}}
@@ -178,6 +186,9 @@ TAMPERED = {
     "a statement in the run": (edited_statement, "statement changed", "provenance/evaluate-"),
     "another run": (other_run, "evaluation", "scores.json"),
     "files of the version": (repoint, "digest", "the folder"),
+    "chat template that MLflow loads": (
+        other_template, "file changed", "components/tokenizer/chat_template.jinja",
+    ),
 }  # fmt: skip
 
 

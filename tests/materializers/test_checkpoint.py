@@ -8,6 +8,7 @@ import pytest
 from materializers.checkpoint import CheckpointMaterializer
 from regrow.checkpoint import Checkpoint, digest_of
 from regrow.errors import RegrowError
+from regrow.registry.alterations import alterations
 
 
 def materializer(store, name: str) -> CheckpointMaterializer:
@@ -35,6 +36,7 @@ def test_what_is_stored_is_the_checkpoint_and_an_mlflow_model(store, tiny):
     assert weights.samefile(tiny.folder / "model.safetensors")  # linked, not copied
     pipeline = mlflow.transformers.load_model(stored.uri)
     assert pipeline("Grass", max_new_tokens=3)[0]["generated_text"].startswith("Grass")
+    assert alterations(Path(stored.uri), tiny.digest) == []
 
 
 def test_mlflow_finds_signature_example_requirements_and_card(store, tiny):

@@ -45,6 +45,15 @@ def test_digest_fails_on_an_added_file_and_on_files_that_are_gone(world):
     assert not found.passed and "cannot be read" in found.observed
 
 
+def test_digest_fails_on_what_mlflow_loads_beside_the_checkpoint(world):
+    version = world.version(1)
+    template = world.folder / "stored/1/components/tokenizer/chat_template.jinja"
+    template.write_text("evil" + template.read_text())
+    found = gates(world, version)["digest"]
+    assert not found.passed
+    assert found.observed.endswith("file changed: components/tokenizer/chat_template.jinja")
+
+
 def test_digest_fails_without_a_tag_to_compare_with(world):
     version = world.version(1)
     world.client.delete_model_version_tag(NAME, version, "regrow.digest")
@@ -55,7 +64,8 @@ def test_a_model_binary_outside_of_the_stored_folder_is_not_followed(world):
     version = world.version(1)
     model = world.folder / "stored/1/MLmodel"
     model.write_text(model.read_text().replace("checkpoint", "../../stored/1/checkpoint/.."))
-    assert not gates(world, version)["digest"].passed
+    found = gates(world, version)["digest"]
+    assert not found.passed and "model_binary" in found.observed
 
 
 def test_floors(world):

@@ -5,14 +5,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import yaml
 from safetensors.numpy import save_file
 
-from regrow.checkpoint import digest_of
+from regrow.checkpoint import Checkpoint, digest_of
 from regrow.evaluate.scores import Scores, TaskScore
 from regrow.promotion import Attestation, NonInferiority, Policy, Rules
 from regrow.quality import GateResult
+from regrow.registry import write_around
 from regrow.registry.licences import LicenceChain
+from tests.lineage.models import small_files
 
 NAME = "grass"
 # The gates but attestation, which has tests of its own.
@@ -82,12 +83,16 @@ class World:
         """Write a stored checkpoint; return it with its digest."""
         folder = self.folder / "stored" / str(seed)
         inside = folder / "checkpoint"
-        inside.mkdir(parents=True)
-        (inside / "config.json").write_text(json.dumps({"model_type": "llama", "seed": seed}))
+        small_files(inside)
+        config = {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "num_hidden_layers": 1,
+            "seed": seed,
+        }
+        (inside / "config.json").write_text(json.dumps(config))
         save_file({"weight": np.full((4, 4), seed, dtype=np.float32)}, inside / "model.safetensors")
-        (folder / "MLmodel").write_text(
-            yaml.safe_dump({"flavors": {"transformers": {"model_binary": "checkpoint"}}})
-        )
+        write_around(Checkpoint.open(inside), folder)
         return folder, digest_of(inside)
 
     def version(

@@ -12,6 +12,7 @@ import pytest
 
 from regrow.checkpoint import digest_of
 from regrow.registry import RegistrySpec, find, register
+from regrow.registry.alterations import alterations
 from tests.registry.stored import store, weights_below
 
 
@@ -77,4 +78,5 @@ def test_a_stored_checkpoint_is_uploaded_once_and_its_version_lies_in_the_run(ht
     assert found.finished and found.metrics == {"recovery": 0.5}
     back = Path(mlflow.artifacts.download_artifacts(done.uri, dst_path=str(tmp_path / "back")))
     assert digest_of(back / "checkpoint") == tiny.digest
+    assert alterations(back, tiny.digest) == []
     assert mlflow.transformers.load_model(str(back))("Grass", max_new_tokens=2)

@@ -71,7 +71,7 @@ def test_a_copy_on_s3_is_audited_and_one_bit_there_is_found(servers, tracking, t
             store.put_object(Bucket=s3.ZENML_BUCKET, Key=key, Body=file.read_bytes())
     target = f"s3://{s3.ZENML_BUCKET}/models/merged"
     with resolve(target) as found:
-        clean = audit_folder(found.folder, others=found.others, target=found.name)
+        clean = audit_folder(found.folder, around=found.around, others=found.others, target=found.name)
     assert (clean.failures, clean.digest) == ([], model.digest)
     # The registry that is configured knows the digest, and is held against it.
     assert "digest of the version" in {check.what for check in clean.checks if check.outcome == "passed"}
@@ -79,7 +79,7 @@ def test_a_copy_on_s3_is_audited_and_one_bit_there_is_found(servers, tracking, t
     weights[-1] ^= 1
     store.put_object(Bucket=s3.ZENML_BUCKET, Key="models/merged/model.safetensors", Body=bytes(weights))
     with resolve(target) as found:
-        bad = audit_folder(found.folder, others=found.others, target=found.name)
+        bad = audit_folder(found.folder, around=found.around, others=found.others, target=found.name)
     assert any(one.what == "tensor changed" and "model.safetensors: " in one.where for one in bad.failures)
     assert main(["audit", target]) == 3
     assert main(["audit", f"s3://{s3.ZENML_BUCKET}/models/none"]) == 2

@@ -166,3 +166,11 @@ def test_what_a_dead_process_was_fetching_can_be_removed(tmp_path):
     assert json.loads(marker.read_text()) == {"data": 100}
     NodeCache(tmp_path, limit=150).get("b" * 64, {"data": 100}, fill(100))
     assert not marker.exists() and not list(tmp_path.glob(f".{'a' * 64}.partial*"))
+
+
+@pytest.mark.parametrize("key", ["../../escaped", "/escaped", "a/b", ".."])
+def test_a_key_that_leads_out_of_the_cache_is_refused(tmp_path, key):
+    calls: list[Path] = []
+    with pytest.raises(RegrowError, match="no digest of stored files"):
+        NodeCache(tmp_path / "a" / "b").get(key, {"data": 3}, fill(3, calls))
+    assert calls == [] and not (tmp_path / "escaped").exists()

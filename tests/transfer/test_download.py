@@ -193,3 +193,11 @@ def test_what_is_sent_can_be_fetched(tmp_path):
     remote = Remote(Flaky)
     send(remote, folder, str(tmp_path / "store"))
     assert contents(tmp_path / "store") == contents(folder)
+
+
+def test_a_name_that_leads_out_of_the_folder_is_refused_and_nothing_is_written(tmp_path):
+    folder, files = stored(tmp_path)
+    files |= {"../../escaped": Wanted(1)}
+    with pytest.raises(RegrowError, match=r"leads out of it \(\.\./\.\./escaped\)"):
+        fetch(Remote(LocalFileSystem), str(folder), files, tmp_path / "a" / "b")
+    assert not (tmp_path / "a").exists() and not (tmp_path / "escaped").exists()
