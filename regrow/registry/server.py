@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import unquote, urlparse
 
 from regrow.errors import InputError
 from regrow.registry.names import first_line
@@ -145,3 +146,11 @@ def checkpoint_of(client: "MlflowClient", name: str, version: str) -> Iterator[P
         if not place.is_relative_to(folder.resolve()) or not place.is_dir():
             raise InputError(f"{name} version {version}: {source} holds no folder {inside}")
         yield place
+
+
+def local_path(uri: str) -> Path | None:
+    """Return the path that a URI without a scheme, or with `file:`, names; None for any other."""
+    parsed = urlparse(uri)
+    if parsed.scheme == "":
+        return Path(uri).absolute()
+    return Path(unquote(parsed.path)) if parsed.scheme == "file" else None
