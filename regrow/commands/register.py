@@ -75,9 +75,9 @@ def _stored(model: "Checkpoint") -> str | None:
 def _licences(arguments: argparse.Namespace, model: "Checkpoint") -> Any:
     from regrow.registry import LicenceChain, licences_of
 
-    told = licences_of(model.folder)
     if not (arguments.licence or arguments.data_licence):
-        return told
+        return None
+    told = licences_of(model.folder)
     data = {link.name: link.licence for link in told.links if link.kind == "data"}
     base = [link for link in told.links if link.kind == "base"]
     return LicenceChain.of(

@@ -5,9 +5,11 @@ yet; that part is put into its JSON, and the whole is validated against the stan
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 from uuid import NAMESPACE_URL, uuid5
 
 from regrow import __version__
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from cyclonedx.model.component import Component
 
 _DATA = ("dataset", "records")
+# A percent sign that begins no escape.
+_NO_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 def bill_of_materials(checkpoint: Checkpoint, *, also: Iterable[Statement] = ()) -> dict[str, Any]:
@@ -107,11 +111,24 @@ def _component(one: Resource, facts: Mapping[str, str]) -> "Component":
         bom_ref=_key(one),
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=one.sha256)] if one.sha256 else [],
         licenses=[LicenseFactory().make_from_string(str(licence))] if licence else [],
-        external_references=[ExternalReference(type=ExternalReferenceType.DISTRIBUTION, url=XsUri(one.uri))]
+        external_references=[
+            ExternalReference(type=ExternalReferenceType.DISTRIBUTION, url=XsUri(_escaped(one.uri)))
+        ]
         if one.uri
         else [],
         properties=[Property(name=f"regrow:{name}", value=value) for name, value in facts.items()],
     )
+
+
+def _escaped(source: str) -> str:
+    """Write a source as a URI. A statement has names as they are; web addresses alone are escaped already."""
+    is_web = source.startswith(("http://", "https://"))
+    has_fragment = is_web or source.startswith("hub:")
+    head, mark, fragment = source.partition("#") if has_fragment else (source, "", "")
+    if is_web:
+        head, fragment = (_NO_ESCAPE.sub("%25", part) for part in (head, fragment))
+    safe = "/:@?=&+,;~!$()*" + ("%" if is_web else "")
+    return quote(head, safe=safe) + mark + quote(fragment, safe=safe)
 
 
 def _facts(statement: Statement, one: Resource) -> dict[str, str]:

@@ -1,11 +1,13 @@
 """Statements as OpenLineage events, for a catalogue that collects them (Marquez, DataHub, ...).
 
 Nothing is sent unless `OPENLINEAGE_URL`, or another transport of the OpenLineage client, is configured. An event that
-cannot be sent costs the picture in the catalogue, never the stage: the statement itself is beside the result.
+cannot be sent costs the picture in the catalogue, never the stage: the statement itself is beside the result. After
+the first failure a process sends nothing more, so that a catalogue that is away is waited for once.
 """
 
 import logging
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 NAMESPACE = os.environ.get("OPENLINEAGE_NAMESPACE", "regrow")
 PRODUCER = "https://regrow.dev"
+SECONDS = 3.0
+# A server that does not answer will not a moment later; one that is busy may.
+_RETRY = {"total": 1, "connect": 0, "read": 0}
+# Whether this process has failed to send, and sends no more.
+_failed = threading.Event()
 
 
 def emit(statement: Statement) -> bool:
@@ -27,20 +34,46 @@ def emit(statement: Statement) -> bool:
     A dataset's name is its kind and its digest, so that the output of one stage is the input of the next by name.
 
     Returns:
-        Whether events were sent; false when no transport is configured, or when it failed, which is logged.
+        Whether events were sent; false when no transport is configured, or when it failed, now or before in this
+        process. The first failure is logged as a warning.
     """
-    if not _configured():
+    if not _configured() or _failed.is_set():
         return False
-    from openlineage.client import OpenLineageClient
-
     try:
-        client = OpenLineageClient()
+        client = _client()
         _send(client, statement)
-        client.close(timeout=10)
+        if not client.close(timeout=SECONDS):
+            raise TimeoutError(f"no answer within {SECONDS:g} s")
+    except ImportError as error:
+        reason = f'{error}; pip install "regrow[pipeline]" or openlineage-python'
     except Exception as error:  # whatever a transport raises: HTTP errors, refused connections, Kafka's own
-        _log.warning("OpenLineage: the event of stage %s was not sent (%s)", statement.stage, error)
-        return False
-    return True
+        reason = str(error)
+    else:
+        return True
+    _failed.set()
+    _log.warning(
+        "OpenLineage: the event of stage %s was not sent (%s); this process sends no more",
+        statement.stage,
+        reason,
+    )
+    return False
+
+
+def _client() -> "OpenLineageClient":
+    """Return a client that loses little time with a server that is away, unless the settings say otherwise."""
+    import attr
+    from openlineage.client import OpenLineageClient
+    from openlineage.client.transport.http import HttpTransport
+
+    client = OpenLineageClient()
+    if not isinstance(client.transport, HttpTransport):
+        return client
+    said = client.config.transport or {}
+    if not said.get("type"):  # without one, the client takes the URL alone
+        said = {}
+    patience = {"timeout": SECONDS, "retry": client.transport.config.retry | _RETRY}
+    more = {name: value for name, value in patience.items() if name not in said}
+    return OpenLineageClient(transport=HttpTransport(attr.evolve(client.transport.config, **more)))
 
 
 def _configured() -> bool:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from regrow.errors import InputError, RegrowError
+from regrow.processes import AT_WORK, this_process
 from regrow.promotion import gates as gate
 from regrow.promotion.agreement import disagreements
 from regrow.promotion.database import on_database
@@ -43,7 +44,7 @@ from regrow.promotion.record import (
 from regrow.promotion.signing import sign
 from regrow.promotion.stages import STAGE_OF, StageMover
 from regrow.promotion.statement import state
-from regrow.promotion.who import AT_WORK, identity, this_process
+from regrow.promotion.who import identity
 from regrow.registry.names import first_line
 from regrow.registry.server import aliases_of
 

@@ -36,6 +36,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from regrow.errors import InputError, RegrowError
 from regrow.files import canonical_digest
+from regrow.processes import Process
 from regrow.registry.names import first_line
 from regrow.registry.server import SECONDS_BETWEEN_TRIES, again
 
@@ -80,14 +81,6 @@ class GateLine(_Part):
     name: str
     passed: bool
     observed: str = Field("", description="what was found, in short")
-
-
-class Process(_Part):
-    """Who is at work, so that another can tell a slow promoter from a dead one."""
-
-    host: str = Field(description="host name and process namespace")
-    pid: int = Field(description="process id there")
-    started: float = Field(description="when the process started, seconds since the epoch")
 
 
 class Moves(_Part):

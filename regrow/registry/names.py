@@ -1,5 +1,6 @@
 """Names of tags, files and aliases that the registry's writers and readers share."""
 
+from collections.abc import Mapping
 from typing import Any
 
 DIGEST_TAG = "regrow.digest"
@@ -47,3 +48,15 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message."""
     text: Any = str(error).strip().splitlines()
     return text[0] if text else type(error).__name__
+
+
+def numbers_in(tags: Mapping[str, str]) -> dict[str, float]:
+    """The numbers among a version's tags, by name."""
+    found = {}
+    for key, value in tags.items():
+        if key.startswith(METRIC_PREFIX):
+            try:
+                found[key.removeprefix(METRIC_PREFIX)] = float(value)
+            except ValueError:
+                continue
+    return found

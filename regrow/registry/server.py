@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import unquote, urlparse
 
 from regrow.errors import InputError
 from regrow.registry.layout import MODEL_FILE
@@ -139,3 +140,11 @@ def model_of(client: "MlflowClient", name: str, version: str) -> Iterator[Path]:
                 f"{name} version {version}: its files at {source} cannot be read ({first_line(error)})"
             ) from error
         yield folder
+
+
+def local_path(uri: str) -> Path | None:
+    """Return the path that a URI without a scheme, or with `file:`, names; None for any other."""
+    parsed = urlparse(uri)
+    if parsed.scheme == "":
+        return Path(uri).absolute()
+    return Path(unquote(parsed.path)) if parsed.scheme == "file" else None

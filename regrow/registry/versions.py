@@ -18,11 +18,11 @@ from regrow.registry.names import (
     DIGEST_TAG,
     DOCUMENTS,
     LICENCES_TAG,
-    METRIC_PREFIX,
     RUN_TAG,
     SCORES_TAG,
     STAGES,
     first_line,
+    numbers_in,
     place_of,
 )
 from regrow.registry.server import aliases_of, clear_errors, folders_of, no_bars, read_text
@@ -63,14 +63,7 @@ class Version(BaseModel):
     @property
     def metrics(self) -> dict[str, float]:
         """Its numbers."""
-        found = {}
-        for key, value in self.tags.items():
-            if key.startswith(METRIC_PREFIX):
-                try:
-                    found[key.removeprefix(METRIC_PREFIX)] = float(value)
-                except ValueError:
-                    continue
-        return found
+        return numbers_in(self.tags)
 
     @property
     def data(self) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 The order is such that a call killed at any point leaves the registry as it was, or as it was to be: files and
 facts of the run come first, then the version with all its tags in one transaction, marked as unfinished, then the
-alias, and the mark goes last (`regrow.registry.journal`).
+alias, and the mark goes last (`regrow.registry.journal`). A new version is stated before the alias moves; one that
+is there, before it says anything new. Where that is missing after all, the next call makes up for it.
 """
 
 import json
@@ -11,13 +12,13 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlparse
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from regrow.checkpoint import Checkpoint
 from regrow.errors import InputError
-from regrow.files import atomic_folder, sweep
+from regrow.files import atomic_folder
+from regrow.registry.begun import Runs
 from regrow.registry.card import card as write_card
 from regrow.registry.facts import known_facts, packages
 from regrow.registry.journal import PENDING_TAG, Entry, finish, recover, search
@@ -35,17 +36,16 @@ from regrow.registry.names import (
     STAGES,
     first_line,
     is_fact,
+    numbers_in,
     place_of,
 )
-from regrow.registry.server import aliases_of, clear_errors
+from regrow.registry.server import aliases_of, clear_errors, local_path
+from regrow.registry.stated import kept, registrations
 from regrow.registry.statement import state, state_new
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-EXPERIMENT = "regrow"
-# A run into which a call has begun to write what belongs to a checkpoint.
-BEGUN_TAG = "regrow.registering"
 _log = logging.getLogger(__name__)
 
 
@@ -110,8 +110,64 @@ class _Request(BaseModel):
     card: str
 
     @property
-    def mark(self) -> str:
-        return f"{self.spec.name} {self.checkpoint.digest}"
+    def facts(self) -> dict[str, str]:
+        """What the version says it was made from."""
+        return {key: value for key, value in self.tags.items() if is_fact(key)}
+
+
+class _Given(BaseModel):
+    """What a call of `register` was given."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    checkpoint: Checkpoint
+    spec: RegistrySpec
+    tags: dict[str, str]
+    metrics: dict[str, float]
+    documents: dict[str, Any]
+    licences: LicenceChain | None
+
+    def for_new(self, run: str) -> _Request:
+        """Return what a new version is to say: beside what was given, what can be found out."""
+        documents = {"environment": packages(), **self.documents}
+        licences = self.licences or licences_of(self.checkpoint.folder)
+        return self._request(run, known_facts(self.checkpoint), documents, licences)
+
+    def for_old(self, run: str, said: Mapping[str, str]) -> _Request:
+        """Return what a version that is there is to say: this process has not made it, so it adds what was given alone.
+
+        Args:
+            run: the run of this registration.
+            said: what the version says of its making, and keeps.
+        """
+        licences = self.licences
+        if licences is None and LICENCES_TAG in said:
+            licences = LicenceChain.from_tag(said[LICENCES_TAG])
+        return self._request(run, said, self.documents, licences or licences_of(self.checkpoint.folder))
+
+    def _request(
+        self, run: str, known: Mapping[str, str], documents: dict[str, Any], licences: LicenceChain
+    ) -> _Request:
+        tags = {
+            **known,
+            **self.tags,
+            DIGEST_TAG: self.checkpoint.digest,
+            LICENCE_TAG: licences.strictest,
+            LICENCES_TAG: licences.to_tag(),
+            **{f"{METRIC_PREFIX}{key}": repr(value) for key, value in self.metrics.items()},
+            RUN_TAG: run,
+        }
+        return _Request(
+            checkpoint=self.checkpoint,
+            spec=self.spec,
+            tags=tags,
+            metrics=self.metrics,
+            documents=documents,
+            licences=licences,
+            card=write_card(
+                self.checkpoint, licences, title=self.spec.name, tags=tags, metrics=numbers_in(tags)
+            ),
+        )
 
 
 def register(
@@ -127,8 +183,8 @@ def register(
 ) -> Registered:
     """Make the checkpoint a version of a registered model, and point the alias at it.
 
-    A version that already holds the same digest is used again: it gets the new tags, and the alias. First of all,
-    what an earlier, killed call has begun is completed.
+    A version that already holds the same digest is used again: it gets what is given here, and the alias, and keeps
+    all else that it says; nothing is found out anew. First of all, what an earlier, killed call has begun is completed.
 
     Args:
         checkpoint: what is registered; needs a tokenizer.
@@ -151,44 +207,36 @@ def register(
     import mlflow
 
     client = mlflow.MlflowClient()
-    licences = licences or licences_of(checkpoint.folder)
-    tags = {
-        **known_facts(checkpoint),
-        **{key: str(value) for key, value in tags.items()},
-        DIGEST_TAG: checkpoint.digest,
-        LICENCE_TAG: licences.strictest,
-        LICENCES_TAG: licences.to_tag(),
-        **{f"{METRIC_PREFIX}{key}": repr(float(value)) for key, value in metrics.items()},
-    }
-    request = _Request(
+    given = _Given(
         checkpoint=checkpoint,
         spec=spec,
-        tags=tags,
+        tags={key: str(value) for key, value in tags.items()},
         metrics={key: float(value) for key, value in metrics.items()},
-        documents={"environment": packages(), **(documents or {})},
+        documents=dict(documents or {}),
         licences=licences,
-        card=write_card(checkpoint, licences, title=spec.name, tags=tags, metrics=metrics),
     )
-    with clear_errors():
+    with clear_errors(), Runs(client, spec.name, checkpoint.digest) as runs:
         _ensure_model(client, spec.name)
         said = recover(client, spec.name)
         found = _version_with(client, spec.name, checkpoint.digest)
         source = _source(checkpoint, stored) if found is None else None
-        run = run_id or _own_run(client, found) or _begun_or_new_run(client, request, said)
-        request = request.model_copy(update={"tags": request.tags | {RUN_TAG: run}})
-        _log_facts(client, request, run)
-        facts = {key: value for key, value in request.tags.items() if is_fact(key)}
-        is_new = found is None
+        run = run_id or _own_run(client, found) or runs.take_or_make(said)
+        is_new = False
         if found is None:
-            found = _create(client, request, run, source)
-        else:
+            request = given.for_new(run)
+            _log_facts(client, request, run)
+            found, is_new = _create(client, request, run, source, runs)
+        if not is_new:
+            told = registrations(client, found, run)
+            request = given.for_old(run, kept(found.tags, told))
+            _log_facts(client, request, run)
             # Stated before it says so: an audit takes what no statement says for tampering.
-            if any(found.tags.get(key) != value for key, value in facts.items()):
-                state(client, checkpoint, spec.name, str(found.version), run, facts)
+            if not (told and request.facts.items() <= told[-1].details.items()):
+                state(client, checkpoint, spec.name, str(found.version), run, request.facts)
+            if not told:
+                said.append(f"{spec.name} version {found.version} had not been stated; it is now")
             _update(client, request, found)
-        _clear_away(client, request, run, said)
-    if is_new or said:
-        state_new(client, checkpoint, spec.name, str(found.version), run, facts)
+        runs.clear_away(run, said)
     for sentence in said:
         _log.warning("%s", sentence)
     return Registered(
@@ -199,34 +247,46 @@ def register(
         run_id=run,
         tracking_uri=mlflow.get_tracking_uri(),
         source=found.source,
-        facts=facts,
+        facts=request.facts,
         completed=tuple(said),
     )
 
 
-def _create(client: "MlflowClient", request: _Request, run: str, source: str | None) -> Any:
-    """Make the version, all of it in one transaction but the alias, and then move the alias."""
+def _create(
+    client: "MlflowClient", request: _Request, run: str, source: str | None, runs: Runs
+) -> tuple[Any, bool]:
+    """Make the version, all of it in one transaction but the alias, state it, and then move the alias.
+
+    Returns:
+        The version, and true; false with one that another call has made of this checkpoint meanwhile.
+    """
     name, alias = request.spec.name, request.spec.alias
     entry = Entry(alias=alias, was=aliases_of(client, name).get(alias), created=True)
     tags = request.tags | {PENDING_TAG: entry.model_dump_json()}
 
-    def create(where: str) -> Any:
-        return client.create_model_version(name, where, run_id=run, tags=tags, description=request.card)
+    def create(where: str) -> tuple[Any, bool]:
+        if (other := _version_with(client, name, request.checkpoint.digest)) is not None:
+            return other, False
+        return client.create_model_version(name, where, run_id=run, tags=tags, description=request.card), True
 
     from mlflow.exceptions import MlflowException
 
-    found = None
+    made = None
     if source:
         try:
-            found = create(source)
+            made = create(source)
         except MlflowException as error:
             if not _refused(error):
                 raise
             _log.info("MLflow does not take %s as a source (%s); the files go into the run", source, error)
-    if found is None:
-        found = create(_put_files(client, request, run))
-    finish(client, found, entry, force=True)
-    return found
+    if made is None:
+        runs.mark(run)
+        made = create(_put_files(client, request, run))
+    found, is_new = made
+    if is_new:
+        state_new(client, request.checkpoint, name, str(found.version), run, request.facts)
+        finish(client, found, entry, force=True)
+    return found, is_new
 
 
 def _update(client: "MlflowClient", request: _Request, found: Any) -> None:
@@ -309,7 +369,6 @@ def _refused(error: Exception) -> bool:
 def _put_files(client: "MlflowClient", request: _Request, run: str) -> str:
     """Put the checkpoint as an MLflow model into the run, and return where it lies."""
     checkpoint = request.checkpoint
-    client.set_tag(run, BEGUN_TAG, request.mark)
     path = place_of(FILES, checkpoint.digest)
     source = client.get_run(run).info.artifact_uri.rstrip("/") + "/" + path
     more: dict[str, Any] = {"run_id": run, "card": request.card, "licences": request.licences}
@@ -326,14 +385,6 @@ def _put_files(client: "MlflowClient", request: _Request, run: str) -> str:
         client.log_artifacts(run, str(around), path)
         client.log_artifact(run, str(last), path)
     return source
-
-
-def local_path(uri: str) -> Path | None:
-    """Return the path that a URI without a scheme, or with `file:`, names; None for any other."""
-    parsed = urlparse(uri)
-    if parsed.scheme == "":
-        return Path(uri).absolute()
-    return Path(unquote(parsed.path)) if parsed.scheme == "file" else None
 
 
 def _log_facts(client: "MlflowClient", request: _Request, run: str) -> None:
@@ -376,61 +427,14 @@ def _ensure_model(client: "MlflowClient", name: str) -> None:
 
 
 def _own_run(client: "MlflowClient", found: Any) -> str | None:
-    """Return the run of a version, unless somebody has deleted it."""
+    """Return the run that wrote a version last, else the one that made it, unless somebody has deleted both."""
     from mlflow.exceptions import MlflowException
 
-    if found is None or not found.run_id:
-        return None
-    try:
-        run = client.get_run(found.run_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
-    return str(found.run_id) if run.info.lifecycle_stage == "active" else None
-
-
-def _begun_or_new_run(client: "MlflowClient", request: _Request, said: list[str]) -> str:
-    """Return a run that a killed call has begun, or a new one."""
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    where = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
-    if left := _begun(client, request, where):
-        said.append(f"went on in the MLflow run {left[0].info.run_id}, which an earlier call had begun")
-        return str(left[0].info.run_id)
-    made = client.create_run(where, run_name=f"register-{request.spec.name}", tags={BEGUN_TAG: request.mark})
-    return str(made.info.run_id)
-
-
-def _clear_away(client: "MlflowClient", request: _Request, run: str, said: list[str]) -> None:
-    """Take the marks from the runs, and remove files that a killed call has put into a run of no version."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    own = client.get_run(run)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    places = {own.info.experiment_id, *([experiment.experiment_id] if experiment else [])}
-    used = {one.run_id for one in search(client, request.spec.name)}
-    for left in [one for place in sorted(places) for one in _begun(client, request, place)]:
-        run_id = left.info.run_id
-        if run_id != run and run_id not in used:
-            place = f"{left.info.artifact_uri.rstrip('/')}/{place_of(FILES, request.checkpoint.digest)}"
-            try:
-                if target := local_path(place):
-                    sweep(target)
-                get_artifact_repository(left.info.artifact_uri).delete_artifacts(
-                    place_of(FILES, request.checkpoint.digest)
-                )
-                said.append(f"removed what an earlier call had copied into the MLflow run {run_id}")
-            except Exception as error:  # a server may not let files be deleted; nothing depends on it
-                _log.warning("%s is of no use and could not be removed (%s)", place, first_line(error))
-        if left.data.tags.get("mlflow.runName") == f"register-{request.spec.name}":
-            client.set_terminated(run_id)
-        client.delete_tag(run_id, BEGUN_TAG)
-
-
-def _begun(client: "MlflowClient", request: _Request, experiment_id: str) -> list[Any]:
-    """Return runs that a call for the same model and checkpoint has begun and not finished."""
-    return list(
-        client.search_runs(
-            [experiment_id], filter_string=f"tags.`{BEGUN_TAG}` = '{request.mark}'", max_results=50
-        )
-    )
+    for run in filter(None, (found.tags.get(RUN_TAG), found.run_id) if found else ()):
+        try:
+            if client.get_run(run).info.lifecycle_stage == "active":
+                return str(run)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+    return None

@@ -1,6 +1,9 @@
 import json
+import re
+from urllib.parse import unquote
 
 import pytest
+from cyclonedx.model.bom import Bom
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
@@ -8,6 +11,7 @@ from regrow.cli import main
 from regrow.errors import InputError
 from regrow.lineage import attest, chain, describe_value, material
 from regrow.lineage.cyclonedx import bill_of_materials
+from regrow.lineage.statement import Resource
 from tests.lineage.made import merged_model
 
 
@@ -42,6 +46,42 @@ def test_training_sets_and_measured_figures_stand_in_the_model_card(tmp_path):
     card = bill_of_materials(model, also=[tuned, scores])["metadata"]["component"]["modelCard"]
     assert card["modelParameters"]["datasets"] == [{"ref": f"dataset:{'a' * 64}"}]
     assert card["quantitativeAnalysis"]["performanceMetrics"] == [{"type": "arc_easy", "value": "0.5"}]
+
+
+NAMES = (
+    "50%.jsonl",
+    "a b.jsonl",
+    "größe.jsonl",
+    "a#b#c.jsonl",
+    "25%20 <x>|`^\\'\"{[%zz]}.jsonl",
+    "%41.jsonl",
+)
+
+
+def test_a_source_may_have_any_name(tmp_path):
+    model = merged_model(tmp_path)
+    files = [
+        Resource(name="source", digest={"sha256": f"{i:064x}"}, uri=f"local:{name}")
+        for i, name in enumerate(NAMES)
+    ]
+    hub = Resource(name="source", digest={"sha256": "e" * 64}, uri="hub:org/name@main#config/split")
+    web = Resource(name="source", digest={"sha256": "f" * 64}, uri="https://example.org/a%20b?c=50%#d e")
+    loaded = attest("tune", [material(model, "checkpoint")], [*files, hub, web], parameters={})
+    bill = bill_of_materials(model, also=[loaded])
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
+    urls = {
+        one["hashes"][0]["content"]: one["externalReferences"][0]["url"]
+        for one in bill["components"]
+        if one["type"] != "application" and one.get("externalReferences")
+    }
+    for one in files:
+        url = urls[one.sha256]
+        assert unquote(url) == one.uri
+        assert re.fullmatch(r"(?:[\w.~:/?@!$&()*+,;=-]|%[0-9A-F]{2})+", url, re.ASCII)
+    assert urls[hub.sha256] == hub.uri
+    assert urls[web.sha256] == "https://example.org/a%20b?c=50%25#d%20e"
+    again = Bom.from_json(bill)
+    assert {str(ref.url) for one in again.components for ref in one.external_references} == set(urls.values())
 
 
 def test_a_model_without_statements_has_no_bill(tiny):

@@ -238,7 +238,7 @@ def test_a_promotion_under_way_is_left_alone(world, tmp_path):
 def test_a_promoter_of_another_host_is_given_its_lease_and_then_taken_for_dead(world, tmp_path, monkeypatch):
     stages, one, two = prepared(world, tmp_path)
     _die(world, tmp_path, FIRST.index("set_registered_model_alias") + 1, "before", one)
-    monkeypatch.setattr("regrow.promotion.who._host", lambda: "elsewhere")
+    monkeypatch.setattr("regrow.processes._host", lambda: "elsewhere")
     with pytest.raises(PromotionConflictError, match=r"taken for dead in \d+ s"):
         promote(world.client, NAME, two, "champion", policy=EASY, stages=stages)
     line = Record.find(world.client, NAME).lines()[0]

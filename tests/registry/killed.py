@@ -18,11 +18,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from regrow.checkpoint import Checkpoint
+from regrow.checkpoint import PROVENANCE, Checkpoint
 from regrow.errors import InputError
-from regrow.registry import RegistrySpec, register, versions
+from regrow.lineage import chain
+from regrow.registry import RegistrySpec, Version, register, versions
+from regrow.registry.begun import BEGUN_TAG
 from regrow.registry.journal import PENDING_TAG, search
-from regrow.registry.writing import BEGUN_TAG
+from regrow.registry.names import is_fact
+from regrow.registry.statement import version_digest
+from regrow.registry.versions import runs_of
 from tests.registry.stored import store, weights_below
 from tests.tiny import tiny_checkpoint
 
@@ -96,12 +100,27 @@ class Scenario:
                 for one in found
                 if one.finished
             ],
+            # Of the versions that count, those of which a statement tells all that they say of their making.
+            "stated": [one.number for one in found if one.finished and is_stated(client, one)],
             "half": sum(PENDING_TAG in one.tags for one in search(client, SPEC.name)),
             "begun": sum(BEGUN_TAG in one.data.tags for one in runs),
             "running": sum(one.info.status == "RUNNING" for one in runs),
             "weights": len(weights_below(self.work)),
             "scratch": [str(path) for path in self.work.rglob(".*partial*")],
         }
+
+
+def is_stated(client: Any, version: Version) -> bool:
+    facts = {key: value for key, value in version.tags.items() if is_fact(key)}
+    about = version_digest(version.name, str(version.number), version.digest)
+    with tempfile.TemporaryDirectory() as scratch:
+        for run in runs_of(version):
+            if client.list_artifacts(run, PROVENANCE):
+                client.download_artifacts(run, PROVENANCE, scratch)
+        return any(
+            one.subject.sha256 == about and facts.items() <= one.details.items()
+            for one in chain(Path(scratch))
+        )
 
 
 def versions_or_none() -> list[Any]:
@@ -175,6 +194,7 @@ def in_a_process(work: Callable[[], Any]) -> Any:
 def main(folder: Path, name: str) -> None:
     os.environ["REGROW_COMMIT"] = "0" * 40
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     # Every process is forked from this one, which has imported and cached whatever there is. MLflow's reading of its
     # hundred migrations is most of what opening a database costs.
     from mlflow.store.db import utils

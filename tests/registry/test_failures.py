@@ -72,10 +72,14 @@ def each_failure(failing: Failing, call, client, caplog) -> list[str]:
             work()
             if failing.left > 0:
                 return failed
-            # The statement comes last: the version stands without it, and that is said.
+            # The version stands without its statement, and that is said; the next call makes up for it.
             assert failing.last == "log_artifacts" and "its statement is not kept" in caplog.text
-            assert state(name) != old
+            new = state(name)
+            assert new != old
             failed.append(failing.last)
+            if failing.place == "before":
+                assert [one.endswith("had not been stated; it is now") for one in work().completed] == [True]
+            assert work().completed == () and state(name) == new
             continue
         except LostServerError:
             failed.append(failing.last)

@@ -43,7 +43,11 @@ def test_a_killed_call_leaves_the_old_state_or_the_new_and_the_next_completes_it
         seen.add(left["state"] == new)
         if left["half"] or (left["begun"] and left["state"] == old):
             assert again["completed"], kill
+        finished = [number for number, *_ in left["state"]]
+        if left["state"] == new and left["stated"] != finished:
+            assert again["completed"], kill
         assert again["state"] == new, kill
+        assert again["stated"] == [number for number, *_ in new], kill
         unfinished = {key: again[key] for key in ("half", "begun", "running", "scratch")}
         assert unfinished == {"half": 0, "begun": 0, "running": 0, "scratch": []}, kill
         assert again["weights"] == clean["after"]["weights"] == clean["before"]["weights"] + copies, kill
