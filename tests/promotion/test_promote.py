@@ -26,7 +26,7 @@ def test_a_version_that_passes_becomes_champion_and_the_record_says_who_when_and
     assert told["target"] == "champion" and told["forced"] is False and told["reason"] is None
     assert told["when"].endswith("Z") and told["previous"] == "0" * 64
     assert [gate["name"] for gate in told["gates"]] == [
-        "record", "digest", "data gate: sums", "licence", "not worse than base",
+        "record", "digest", "registry", "data gate: sums", "licence", "scores", "scores of base", "not worse than base",
     ]  # fmt: skip
     assert verify_record(world.client, NAME) == []
 
@@ -108,7 +108,7 @@ def test_a_rollback_promotes_the_champion_before_and_another_the_one_before_that
         rollback(world.client, NAME, policy=EASY)
     lines = Record.find(world.client, NAME).lines()
     assert [line.begun.kind for line in lines] == ["promotion"] * 3 + ["rollback"] * 2
-    assert [gate.name for gate in lines[-1].begun.gates] == ["record", "digest", "signature"][:2]
+    assert [gate.name for gate in lines[-1].begun.gates] == ["record", "digest", "registry"]
     assert verify_record(world.client, NAME) == []
 
 
