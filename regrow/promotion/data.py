@@ -33,7 +33,7 @@ def data_gates(facts: "VersionFacts", carried: "Carried | None", *, required: bo
         yield Gate(name=f"data gate: {dataset}", passed=good, observed=observed, asked=asked)
     for digest in sorted(unnamed):
         # Of an earlier life of the base, or somebody took the tag away.
-        good = carried is not None and bool(carried.verdicts(digest))
+        good = any(one.get("passed") is True for one in carried.verdicts(digest)) if carried else False
         yield Gate(
             name=f"data gate: {digest[:12]}",
             passed=good,

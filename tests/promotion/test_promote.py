@@ -130,6 +130,18 @@ def test_who_is_champion_already_is_left_alone(world):
     assert len(Record.find(world.client, NAME).lines()) == 1
 
 
+@pytest.mark.parametrize("reason", [None, "it is urgent"])
+def test_a_champion_that_is_not_what_it_was_is_refused_and_not_called_unchanged(world, reason):
+    version = world.simple(1)
+    promote(world.client, NAME, version, "champion", policy=EASY)
+    (world.folder / "stored/1/checkpoint/config.json").write_text("{}")
+    outcome = promote(world.client, NAME, version, "champion", policy=EASY, reason=reason)
+    assert (outcome.status, outcome.exit_status) == ("refused", 3)
+    assert [gate.name for gate in outcome.decision.failed] == ["digest"]
+    assert "is champion already, and is not what it was" in outcome.text() and "| digest " in outcome.text()
+    assert len(Record.find(world.client, NAME).lines()) == 1
+
+
 def test_the_champion_cannot_be_moved_back_to_staging(world):
     version = world.simple(1)
     promote(world.client, NAME, version, "champion", policy=EASY)
