@@ -15,7 +15,7 @@ from regrow.lineage.result import Outcome
 from regrow.lineage.shelf import read_shelf
 from regrow.lineage.values import scores_digest
 from regrow.registry.names import DATA_PREFIX, DIGEST_TAG, SCORES_TAG, first_line, is_fact
-from regrow.registry.server import no_bars
+from regrow.registry.server import current, no_bars
 from regrow.registry.statement import version_digest
 
 if TYPE_CHECKING:
@@ -101,10 +101,22 @@ def against_registry(
         verifier: what the record's signatures are checked with.
     """
     return (
-        lambda result: _tags(version, result),
-        lambda _: _kept(version, verifier),
+        *against_statements(version, verifier),
         lambda _: _record(version, verifier),
         lambda _: _zenml(version, zenml),
+    )
+
+
+def against_statements(version: "Version", verifier: Verifier | None = None) -> tuple[Other, ...]:
+    """Return the checks of a folder against what MLflow says of a version and keeps in its runs, and no more.
+
+    Args:
+        version: the version.
+        verifier: what signatures of the statements in its runs are checked with.
+    """
+    return (
+        lambda result: _tags(version, result),
+        lambda _: _kept(version, verifier),
     )
 
 
@@ -257,13 +269,12 @@ def _scores(document: Any) -> "Scores | None":
 
 def _shown_numbers(version: "Version", scores: "Scores", compared: _Compared) -> None:
     """Compare the metrics that MLflow shows with the item scores that they are means of."""
-    import mlflow
     from mlflow.exceptions import MlflowException
 
     from regrow.registry.versions import runs_of
 
     try:
-        shown = mlflow.MlflowClient().get_run(next(iter(runs_of(version)), "")).data.metrics
+        shown = current().get_run(next(iter(runs_of(version)), "")).data.metrics
     except MlflowException as error:
         compared.not_checked.append(f"MLflow {version.label}: its run cannot be read ({first_line(error)})")
         return
@@ -325,7 +336,6 @@ def _zenml(version: "Version", zenml: StageFacts | None) -> Findings:
 
 def _statements(version: "Version", verifier: Verifier | None, compared: _Compared) -> list[Statement]:
     """Return the statements that lie in the version's runs, the latest last; note those that do not verify."""
-    import mlflow
     from mlflow.exceptions import MlflowException
 
     from regrow.registry.versions import runs_of
@@ -334,7 +344,7 @@ def _statements(version: "Version", verifier: Verifier | None, compared: _Compar
     for run in runs_of(version):
         with tempfile.TemporaryDirectory(prefix="regrow-audit-") as scratch, no_bars():
             try:
-                mlflow.MlflowClient().download_artifacts(run, PROVENANCE, scratch)
+                current().download_artifacts(run, PROVENANCE, scratch)
             except (MlflowException, OSError, json.JSONDecodeError):
                 continue
             shelf = read_shelf(Path(scratch), verifier)

@@ -1,7 +1,7 @@
 """Promotion: a version becomes staging or champion when the gates allow it, and the record says how it came to be."""
 
 from regrow.promotion.agreement import verify_record
-from regrow.promotion.gates import Gate
+from regrow.promotion.gate import Gate
 from regrow.promotion.moving import recover
 from regrow.promotion.outcome import Decision, Outcome
 from regrow.promotion.policy import Attestation, NonInferiority, Policy, Rules

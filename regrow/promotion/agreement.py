@@ -1,7 +1,7 @@
 """Do the registries say what the promotion record says?"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from regrow.errors import InputError
@@ -9,6 +9,7 @@ from regrow.files import canonical_digest
 from regrow.lineage.signing import SigningSettings
 from regrow.promotion.database import in_files, on_database
 from regrow.promotion.facts import VersionFacts
+from regrow.promotion.outcome import DECISIONS, decision_name
 from regrow.promotion.record import (
     LINE_TAG,
     TARGETS,
@@ -20,13 +21,16 @@ from regrow.promotion.record import (
     chain_problems,
     staged,
     standing,
+    without_line,
 )
-from regrow.promotion.signing import signature_problems
+from regrow.promotion.signing import signatures
 from regrow.promotion.stages import STAGE_OF, StageMover
 from regrow.registry.journal import search
-from regrow.registry.server import aliases_of, read_text
+from regrow.registry.names import DIGEST_TAG
+from regrow.registry.server import aliases_of, read_texts
 
 if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
     from regrow.lineage import Verifier
@@ -64,7 +68,8 @@ def verify_record(
             record = Record.find(client, name)
             for _ in range(_LOOKS):
                 params = record.params() if record else {}
-                found = _problems(client, name, record, params, stages, verifier, decisions=decisions)
+                found = record_problems(client, name, record, params, verifier, decisions=decisions)
+                found += _standing(client, name, Record.lines_in(params), stages)
                 if not found or record is None or record.params() == params:
                     break
         except InputError as error:
@@ -72,27 +77,44 @@ def verify_record(
         return found
 
 
-def _problems(
+def record_problems(
     client: "MlflowClient",
     name: str,
     record: Record | None,
     params: Mapping[str, str],
-    stages: StageMover | None,
     verifier: "Verifier | None",
     *,
-    decisions: bool,
+    decisions: bool = True,
 ) -> list[Problem]:
+    """Check the record by itself and by what versions and runs hold of it, but not where aliases and stages are.
+
+    Args:
+        client: of the MLflow registry.
+        name: registered model.
+        record: its record; None if there is none.
+        params: the record's parameters, as read before; what a promotion writes meanwhile may look wrong.
+        verifier: what lines' signatures are checked with; None: they are not.
+        decisions: whether the gates' decision behind each line is fetched and compared, too.
+    """
     lines = Record.lines_in(params)
-    problems = chain_problems(params, name) + _tag_problems(client, name, lines)
-    if record is None or not lines:
+    versions = {str(one.version): one for one in search(client, name)}
+    problems = chain_problems(params, name) + _tag_problems(versions.values(), lines)
+    if record is None:
         return problems
     for line in lines:
-        problems += _version_problems(client, record, line, decisions=decisions)
-        problems += signature_problems(client, record, line, verifier)
-    if lines[-1].end is not None:
-        return problems + disagreements(client, name, lines, stages)
+        problems += _version_problems(line, versions)
+    if decisions:
+        problems += _decisions(client, record, lines, versions)
+    return problems + signatures(client, record, lines, verifier)
+
+
+def _standing(
+    client: "MlflowClient", name: str, lines: Sequence[Line], stages: StageMover | None
+) -> list[Problem]:
+    if not lines or lines[-1].end is not None:
+        return disagreements(client, name, lines, stages)
     what = "begun and not ended; the next promotion completes or undoes it"
-    return [*problems, Problem(what=what, where=_where(lines[-1]))]
+    return [Problem(what=what, where=_where(lines[-1]))]
 
 
 def disagreements(
@@ -140,40 +162,49 @@ def _where(line: Line) -> str:
     return f"promotion record, line {line.number}"
 
 
-def _tag_problems(client: "MlflowClient", name: str, lines: Sequence[Line]) -> list[Problem]:
+def _tag_problems(versions: "Iterable[ModelVersion]", lines: Sequence[Line]) -> list[Problem]:
     """Compare what versions say of the lines that moved them: the last line, taken out, leaves its tag behind."""
     there = {str(line.number): line.begun.hash for line in lines}
+    return [
+        Problem(
+            what="removed or edited: a version was moved by a line that the record does not have",
+            where=f"promotion record, line {number} (tag {LINE_TAG} of version {found.version})",
+            expected=f"hash {mark}",
+            found=f"hash {there[number]}" if number in there else "no such line",
+        )
+        for found in versions
+        for number, mark in without_line(found.tags.get(LINE_TAG, ""), lines)
+    ]
+
+
+def _version_problems(line: Line, versions: "Mapping[str, ModelVersion]") -> list[Problem]:
+    """Compare a line's versions with the registry. What is not there any more: an alias that was there is told."""
+    placed = {"promoted": line.begun.to, f"{line.begun.target} before": line.begun.source}
     problems = []
-    for found in search(client, name):
-        number, _, mark = found.tags.get(LINE_TAG, "").partition(" ")
-        if number and there.get(number) != mark:
-            problems.append(
-                Problem(
-                    what="removed or edited: a version was moved by a line that the record does not have",
-                    where=f"promotion record, line {number} (tag {LINE_TAG} of version {found.version})",
-                    expected=f"hash {mark}",
-                    found=f"hash {there[number]}" if number in there else "no such line",
-                )
-            )
+    for role, one in placed.items():
+        if one is None or not one.digest or (there := versions.get(one.version)) is None:
+            continue
+        if (found := there.tags.get(DIGEST_TAG, "")) != one.digest:
+            what = f"version {one.version} is another checkpoint than the one that was {role}"
+            problems.append(Problem(what=what, where=_where(line), expected=one.digest, found=found))
     return problems
 
 
-def _version_problems(
-    client: "MlflowClient", record: Record, line: Line, *, decisions: bool
+def _decisions(
+    client: "MlflowClient", record: Record, lines: Sequence[Line], versions: "Mapping[str, ModelVersion]"
 ) -> list[Problem]:
-    one = line.begun
-    try:
-        facts = VersionFacts.of(client, record.model, one.to.version)
-    except InputError:
-        return []  # deleted since; an alias that pointed at it is gone, too, which is told by itself
+    """Compare each line with the decision that is kept for it in its version's run; those of one run read at once."""
+    where = {
+        line.number: versions[line.begun.to.version].run_id or record.run_id
+        for line in lines
+        if line.begun.to.version in versions
+    }
+    kept = {run: read_texts(client, run, DECISIONS) for run in dict.fromkeys(where.values())}
     problems = []
-    if facts.digest != one.to.digest:
-        what = f"version {one.to.version} is another checkpoint than the one that was promoted"
-        problems.append(Problem(what=what, where=_where(line), expected=one.to.digest, found=facts.digest))
-    if decisions:
-        run = facts.run_id or record.run_id
-        text = read_text(client, run, f"promotions/{one.decision[:16]}.json")
-        problems += _decision_problems(text, one, _where(line))
+    for line in lines:
+        if line.number in where:
+            text = kept[where[line.number]].get(decision_name(line.begun.decision))
+            problems += _decision_problems(text, line.begun, _where(line))
     return problems
 
 

@@ -147,14 +147,15 @@ class VersionFacts:
             if key.startswith(DATA_PREFIX)
         }
 
-    def data_gate(self, dataset: str) -> "GateResult | None":
-        """The data gate's verdict on a set, the newest; None if no run has one."""
+    def data_gate(self, dataset: str) -> "tuple[GateResult, str] | None":
+        """The data gate's verdict on a set, the newest, and its digest; None if no run has one."""
         from regrow.quality import GateResult
+        from regrow.quality.gate import verdict_digest
 
         texts = (read_text(self.client, run, f"validate_data.{dataset}/gate.json") for run in self.runs)
         text = next((one for one in texts if one is not None), None)
         try:
-            return GateResult.model_validate_json(text) if text is not None else None
+            return (GateResult.model_validate_json(text), verdict_digest(text)) if text is not None else None
         except ValidationError:
             return None
 

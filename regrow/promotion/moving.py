@@ -15,6 +15,7 @@ from regrow.promotion.record import (
     staged,
     standing,
     utc_now,
+    without_line,
 )
 from regrow.promotion.stages import STAGE_OF, StageMover
 from regrow.promotion.who import alive, identity
@@ -33,8 +34,12 @@ def _nothing() -> None:
     pass
 
 
+# What a tag of MLflow has room for.
+_MARKS = 50
+
+
 def move(
-    client: "MlflowClient",
+    record: Record,
     line: Line,
     stages: StageMover | None,
     *,
@@ -44,13 +49,13 @@ def move(
     """Put stages and aliases where they are after, or were before, a line. To do it again changes nothing.
 
     Args:
-        client: of the MLflow registry.
+        record: the record that the line is of.
         line: what is to be moved.
         stages: the model's versions in ZenML.
         forward: to where things are after the line; else to where they were before it.
         before_each: called before each write.
     """
-    one = line.begun
+    client, one = record.client, line.begun
     if stages is not None and one.stages is not None:
         moves = one.stages.after if forward else one.stages.before
         # Who takes a stage goes first: its holder makes room in the same write, so that the stage is never empty.
@@ -61,8 +66,16 @@ def move(
     _point(client, one.model, one.aliases.after if forward else one.aliases.before, before_each)
     if forward:
         before_each()
-        mark = f"{one.number} {one.hash}"
-        again(lambda: client.set_model_version_tag(one.model, one.to.version, LINE_TAG, mark))
+        marks = "; ".join(_marks(record, line))
+        again(lambda: client.set_model_version_tag(one.model, one.to.version, LINE_TAG, marks))
+
+
+def _marks(record: Record, line: Line) -> list[str]:
+    """Return what the version is to say of lines: this one; and those that are gone, whose only trace this is."""
+    one = line.begun
+    found = again(lambda: record.client.get_model_version(one.model, one.to.version))
+    gone = without_line(said, record.lines()) if (said := found.tags.get(LINE_TAG)) else []
+    return [f"{one.number} {one.hash}", *(" ".join(mark) for mark in gone[:_MARKS])]
 
 
 def settle(client: "MlflowClient", name: str, lines: Sequence[Line], stages: StageMover | None) -> None:
@@ -125,11 +138,11 @@ def _finish(client: "MlflowClient", record: Record, line: Line, stages: StageMov
         record.end(ended(line, "undone", who, "its promoter died before anything was moved"))
     else:
         try:
-            move(client, line, stages, forward=True)
+            move(record, line, stages, forward=True)
             record.end(ended(line, "done", who, "completed after its promoter died"))
         except Exception as error:
             why = f", because it cannot be completed: {first_line(error)}"
-            move(client, line, stages, forward=False)
+            move(record, line, stages, forward=False)
             record.end(ended(line, "undone", who, f"undone after its promoter died{why}"))
     # Two may have come to this line at once: what stands in the record counts.
     lines = record.lines()

@@ -6,12 +6,20 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from regrow.files import canonical_digest
-from regrow.promotion.gates import Gate
+from regrow.promotion.gate import Gate
+from regrow.promotion.gates import SOUND
 from regrow.promotion.policy import Rules
 from regrow.promotion.record import GateLine, Placed, Target
 
 # Long findings are cut in the record's lines, which MLflow keeps as parameters; the decision has them whole.
 _SHORT = 160
+# Folder of decisions in a version's MLflow run.
+DECISIONS = "promotions"
+
+
+def decision_name(digest: str) -> str:
+    """Return the file name of a decision."""
+    return f"{digest[:16]}.json"
 
 
 class Decision(BaseModel):
@@ -43,6 +51,11 @@ class Decision(BaseModel):
         return [gate for gate in self.gates if not gate.passed]
 
     @property
+    def sound(self) -> bool:
+        """Whether record and version are what they were, whatever else the policy asks for."""
+        return all(gate.passed for gate in self.gates if gate.name in SOUND)
+
+    @property
     def digest(self) -> str:
         """Digest of the decision, which the record names."""
         return canonical_digest(self.model_dump(mode="json"))
@@ -50,7 +63,7 @@ class Decision(BaseModel):
     @property
     def path(self) -> str:
         """Where the decision lies in the version's MLflow run."""
-        return f"promotions/{self.digest[:16]}.json"
+        return f"{DECISIONS}/{decision_name(self.digest)}"
 
     def short_gates(self, *, cut: int = _SHORT) -> tuple[GateLine, ...]:
         """The gates as the record has them."""

@@ -1,7 +1,7 @@
 """What a version must show before it is promoted: the policy file.
 
-Two gates are no matter of policy and always asked: that the promotion record is whole, and that the version's
-files still have the digest that it was registered with.
+Three gates are no matter of policy and always asked: that the promotion record is whole, that the version's files
+still have the digest that it was registered with, and that nothing in MLflow contradicts the statements.
 """
 
 from typing import Literal

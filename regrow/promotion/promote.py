@@ -15,13 +15,14 @@ A promoter that may be alive is left alone for its lease; on its own host its pr
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from regrow.errors import InputError, RegrowError
+from regrow.lineage.signing import SigningSettings
 from regrow.processes import AT_WORK, this_process
 from regrow.promotion import gates as gate
-from regrow.promotion.agreement import disagreements
+from regrow.promotion.agreement import disagreements, record_problems
 from regrow.promotion.database import on_database
 from regrow.promotion.facts import VersionFacts
 from regrow.promotion.moving import ended, move, recover, settle
@@ -33,10 +34,10 @@ from regrow.promotion.record import (
     End,
     Line,
     Moves,
+    Problem,
     PromotionConflictError,
     Record,
     Target,
-    chain_problems,
     champions,
     sealed,
     utc_now,
@@ -145,6 +146,8 @@ def decide(
         notes = recover(client, record, stages=stages, who=who) if record else []
         params = record.params() if record else {}
         lines = Record.lines_in(params)
+        if lines and lines[-1].end is None:
+            raise PromotionConflictError(_came_first(name, lines[-1]))
         number, previous = Record.next_in(params)
         wanted = version or _before(name, lines, target)
         facts = VersionFacts.of(client, name, wanted)
@@ -154,9 +157,9 @@ def decide(
         holder = VersionFacts.of(client, name, now[target]) if target in now else None
         _may_move(facts, holder, target, now, stages)
         rules = (policy or Policy()).rules(target)
-        gates = [gate.record_gate(chain_problems(params, name))]
+        gates = [gate.record_gate(name, _problems(client, name, record, params))]
         if version is None:
-            gates += gate.provenance(facts, rules.attestation)
+            gates += gate.provenance(facts, rules.attestation)[0]
         else:
             champion = VersionFacts.of(client, name, now["champion"]) if "champion" in now else None
             gates += gate.judge(facts, champion, rules)
@@ -202,10 +205,14 @@ def carry_out(
     outcome = Outcome(status="refused", name=decision.name, decision=decision, notes=notes)
     with on_database(client):
         facts = VersionFacts.of(client, decision.name, decision.version.version)
-        if decision.holder == decision.version and decision.line > 1:
+        stays = decision.holder == decision.version and decision.line > 1
+        if stays and decision.sound:
             return outcome.model_copy(update={"status": "unchanged"})
         _keep(client, facts, decision.path, decision.model_dump_json(indent=2))
-        if decision.passed or forced:
+        if stays:  # there is nothing to move, by force neither
+            note = f"version {decision.version.version} is {decision.target} already, and is not what it was"
+            outcome = outcome.model_copy(update={"notes": (*notes, note)})
+        elif decision.passed or forced:
             record = Record.open(client, decision.name)
             line = sealed(_line(client, decision, facts, stages, reason))
             end = _run(client, record, line, stages)
@@ -248,6 +255,28 @@ def _before(name: str, lines: Sequence[Line], target: Target) -> str:
     return known[-2].version
 
 
+def _problems(
+    client: "MlflowClient", name: str, record: Record | None, params: Mapping[str, str]
+) -> list[Problem]:
+    """Return what is wrong with the record, and not only looks so because another promotion goes on.
+
+    Raises:
+        PromotionConflictError: one does.
+    """
+    found = record_problems(client, name, record, params, SigningSettings.from_environment().verifier())
+    if (
+        found
+        and (now := record or Record.find(client, name)) is not None
+        and (later := now.params()) != params
+    ):
+        raise PromotionConflictError(_came_first(name, Record.lines_in(later)[-1]))
+    return found
+
+
+def _came_first(name: str, line: Line) -> str:
+    return f"{name}: another came first: {line.said()}. Look at it, and promote again if it is still wanted"
+
+
 def _must_agree(
     client: "MlflowClient", record: Record, lines: Sequence[Line], stages: StageMover | None
 ) -> None:
@@ -255,9 +284,7 @@ def _must_agree(
         return
     now = record.lines()
     if list(lines) != now:
-        raise PromotionConflictError(
-            f"{record.model}: another came first: {now[-1].said()}. Look at it, and promote again if it is still wanted"
-        )
+        raise PromotionConflictError(_came_first(record.model, now[-1]))
     raise InputError(
         f"{'; '.join(one.said() for one in found)}. Somebody moved it by hand: put it back with "
         f"`regrow promote {record.model} --repair`, and then promote what is wanted"
@@ -351,7 +378,7 @@ def _carry(
             raise RegrowError("it took longer than its lease")
 
     try:
-        move(client, line, stages, forward=True, before_each=in_time)
+        move(record, line, stages, forward=True, before_each=in_time)
         in_time()
         if not record.end(ended(line, "done", line.begun.who)):
             raise RegrowError("somebody took this process for dead and undid it")
@@ -370,7 +397,7 @@ def _put_back(
     try:
         lines = record.lines()
         if all(one.end is None for one in lines if one.number == line.number):
-            move(client, line, stages, forward=False)
+            move(record, line, stages, forward=False)
             record.end(ended(line, "undone", line.begun.who, f"put back: {first_line(error)}"))
         else:
             settle(client, record.model, lines, stages)

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 EXPERIMENT = "regrow-promotions"
 # Of the experiment: the run that holds the record.
 RUN_TAG = "regrow.record"
-# Of a version: number and hash of the last line that moved it. Somebody who takes that line out leaves this behind.
+# Of a version: number and hash of the last line that moved it, which stay behind when somebody takes that line out;
+# after it, what was left behind so before (`marks_of`).
 LINE_TAG = "regrow.promotion"
 GENESIS = "0" * 64
 Target = Literal["staging", "champion"]
@@ -192,6 +193,18 @@ def hash_of(part: Begun | End) -> str:
 def utc_now() -> str:
     """Return the time as the record writes it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def marks_of(tag: str) -> list[tuple[str, str]]:
+    """Return number and hash of each line that a version's tag names, the last one first."""
+    pairs = (one.partition(" ") for one in tag.split("; ") if one)
+    return [(number, mark) for number, _, mark in pairs]
+
+
+def without_line(tag: str, lines: Iterable["Line"]) -> list[tuple[str, str]]:
+    """Return the lines that a version's tag names and the record does not have: removed, or edited."""
+    there = {(str(line.number), line.begun.hash) for line in lines}
+    return [one for one in marks_of(tag) if one not in there]
 
 
 class Record:

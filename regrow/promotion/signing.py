@@ -6,6 +6,7 @@ The second half needs none: the next line's first half names its hash.
 """
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from regrow.lineage import Verifier
 
 _FOLDER = "lines"
+_UNSIGNED = "not signed"
 
 
 def sign(client: "MlflowClient", record: Record, begun: Begun) -> None:
@@ -38,30 +40,45 @@ def sign(client: "MlflowClient", record: Record, begun: Begun) -> None:
         client.log_artifact(record.run_id, str(signature), _FOLDER)
 
 
-def signature_problems(
-    client: "MlflowClient", record: Record, line: Line, verifier: "Verifier | None"
+def signatures(
+    client: "MlflowClient", record: Record, lines: Sequence[Line], verifier: "Verifier | None"
 ) -> list[Problem]:
-    """Check a line's signature; nothing without something to check it with."""
+    """Check the lines' signatures; nothing without something to check them with.
+
+    A line that is signed vouches for those before it, whose hashes it rests on. So lines from before a key was
+    configured need no signature as soon as one that came after them has its own.
+    """
     from mlflow.exceptions import MlflowException
 
+    if verifier is None or not lines:
+        return []
+    with tempfile.TemporaryDirectory(prefix="regrow-promote-") as scratch, no_bars():
+        try:
+            folder = Path(client.download_artifacts(record.run_id, _FOLDER, scratch))
+        except (MlflowException, OSError):
+            folder = Path(scratch)
+        found = [_problem(line, folder / _name(line.begun), verifier) for line in lines]
+    first = next((i for i, problem in enumerate(found) if problem is None), -1)
+    return [
+        problem
+        for i, problem in enumerate(found)
+        if problem is not None and (i > first or problem.what != _UNSIGNED)
+    ]
+
+
+def _problem(line: Line, signature: Path, verifier: "Verifier") -> Problem | None:
     from regrow.lineage.signing import SignatureError
 
-    if verifier is None:
-        return []
     where = f"promotion record, line {line.number}"
-    with tempfile.TemporaryDirectory(prefix="regrow-promote-") as scratch, no_bars():
-        file = Path(scratch) / "line.json"
-        file.write_bytes(line.begun.text().encode())
-        try:
-            name = f"{_FOLDER}/{_name(line.begun)}"
-            signature = Path(client.download_artifacts(record.run_id, name, scratch))
-        except (MlflowException, OSError):
-            return [Problem(what="not signed", where=where, expected=verifier.who, found="no signature")]
-        try:
-            verifier.verify(file, signature)
-        except SignatureError as error:
-            return [Problem(what="signature not valid", where=where, expected=verifier.who, found=str(error))]
-    return []
+    if not signature.is_file():
+        return Problem(what=_UNSIGNED, where=where, expected=verifier.who, found="no signature")
+    file = signature.with_suffix(".json")
+    file.write_bytes(line.begun.text().encode())
+    try:
+        verifier.verify(file, signature)
+    except SignatureError as error:
+        return Problem(what="signature not valid", where=where, expected=verifier.who, found=str(error))
+    return None
 
 
 def _name(begun: Begun) -> str:

@@ -1,5 +1,6 @@
 """The gate: a rewritten set in; the set that may be trained on, the verdict and the quarantine file out."""
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -117,7 +118,7 @@ def _state(accepted: SelfData, data: SelfData, result: GateResult, spec: GateSpe
         [material(data.folder, "dataset", digest=data.digest)],
         parameters=spec.model_dump(mode="json"),
         details={
-            "verdict": canonical_digest(result.model_dump(mode="json", exclude={"validation"})),
+            "verdict": verdict_digest(result.model_dump_json()),
             "passed": result.passed,
             "family": result.family,
             "records": result.records,
@@ -129,6 +130,13 @@ def _state(accepted: SelfData, data: SelfData, result: GateResult, spec: GateSpe
         started=started,
         inherit=[data.folder],
     )
+
+
+def verdict_digest(text: str) -> str:
+    """Return what names a verdict (gate.json) in statements: SHA-256 over it without Great Expectations' own result."""
+    value = json.loads(text)
+    value.pop("validation", None)
+    return canonical_digest(value)
 
 
 def pages(result: GateResult) -> dict[str, str]:

@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlparse
@@ -18,6 +19,24 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_TRIES = (0.1, 0.4, 1.6)
 T = TypeVar("T")
+_given: ContextVar["MlflowClient | None"] = ContextVar("client", default=None)
+
+
+def current() -> "MlflowClient":
+    """Return the client that was given (`speaking_through`), or one of the MLflow that is set."""
+    import mlflow
+
+    return _given.get() or mlflow.MlflowClient()
+
+
+@contextmanager
+def speaking_through(client: "MlflowClient") -> Iterator[None]:
+    """Read the registry through this client, which may speak to another MLflow than the one that is set."""
+    token = _given.set(client)
+    try:
+        yield
+    finally:
+        _given.reset(token)
 
 
 def again(call: Callable[[], T]) -> T:
@@ -98,6 +117,22 @@ def read_text(client: "MlflowClient", run_id: str | None, path: str) -> str | No
             return Path(client.download_artifacts(run_id, path, scratch)).read_text(encoding="utf-8")
         except (MlflowException, OSError):
             return None
+
+
+def read_texts(client: "MlflowClient", run_id: str, folder: str) -> dict[str, str]:
+    """Return the texts in a folder among a run's artifacts by file name; nothing where there is no such folder."""
+    from mlflow.exceptions import MlflowException
+
+    with tempfile.TemporaryDirectory(prefix="regrow-") as scratch, no_bars():
+        try:
+            found = Path(client.download_artifacts(run_id, folder, scratch))
+        except (MlflowException, OSError):
+            return {}
+        return {
+            file.name: file.read_text(encoding="utf-8", errors="replace")
+            for file in found.glob("*")
+            if file.is_file()
+        }
 
 
 def folders_of(client: "MlflowClient", run_id: str) -> list[str]:

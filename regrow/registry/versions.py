@@ -25,11 +25,9 @@ from regrow.registry.names import (
     numbers_in,
     place_of,
 )
-from regrow.registry.server import aliases_of, clear_errors, folders_of, no_bars, read_text
+from regrow.registry.server import aliases_of, clear_errors, current, folders_of, no_bars, read_text
 
 if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
-
     from regrow.evaluate.scores import Scores
 
 _REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^/@]+)(?:/(?P<number>\d+)|@(?P<alias>[^/@]+))")
@@ -91,9 +89,7 @@ def models() -> list[str]:
     Raises:
         InputError: the registry cannot be reached.
     """
-    import mlflow
-
-    client = mlflow.MlflowClient()
+    client = current()
     names: list[str] = []
     token = None
     with clear_errors():
@@ -111,9 +107,7 @@ def versions(name: str) -> list[Version]:
     Raises:
         InputError: there is no such model, or the registry cannot be reached.
     """
-    import mlflow
-
-    client = mlflow.MlflowClient()
+    client = current()
     with clear_errors():
         try:
             aliases = aliases_of(client, name)
@@ -154,7 +148,7 @@ def scores_of(version: Version) -> "Scores | None":
     ]
     other = None
     for run in runs_of(version):
-        stages = [one for one in folders_of(_client(), run) if one.startswith("evaluate.")]
+        stages = [one for one in folders_of(current(), run) if one.startswith("evaluate.")]
         for place in dict.fromkeys([*places, *(f"{stage}/scores.json" for stage in stages)]):
             try:
                 found = Scores.model_validate_json(_text(run, place) or "")
@@ -203,7 +197,7 @@ def params_of(version: Version) -> dict[str, str]:
 
     for run in runs_of(version):
         try:
-            return dict(_client().get_run(run).data.params)
+            return dict(current().get_run(run).data.params)
         except MlflowException:
             continue
     return {}
@@ -232,12 +226,6 @@ def _no_model(name: str) -> str:
     return f"{name}: no such registered model at {mlflow.get_tracking_uri()}; it has {known or 'none'}"
 
 
-def _client() -> "MlflowClient":
-    import mlflow
-
-    return mlflow.MlflowClient()
-
-
 def runs_of(version: Version) -> list[str]:
     """Return the runs that may hold what belongs to a version: the one that wrote it last, then its own."""
     return list(dict.fromkeys(run for run in (version.tags.get(RUN_TAG), version.run_id) if run))
@@ -248,7 +236,7 @@ def _document(version: Version, name: str) -> str:
 
 
 def _text(run: str, path: str) -> str | None:
-    return read_text(_client(), run, path)
+    return read_text(current(), run, path)
 
 
 def _load(uri: str) -> str | None:

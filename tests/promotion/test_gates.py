@@ -17,8 +17,8 @@ def gates(world, version, **rules):
     return {gate.name: gate for gate in decide(world.client, NAME, version, "champion", policy=policy).gates}
 
 
-def test_with_everything_off_digest_and_record_are_asked_all_the_same(world):
-    assert list(gates(world, world.version(1))) == ["record", "digest"]
+def test_with_everything_off_record_digest_and_registry_are_asked_all_the_same(world):
+    assert list(gates(world, world.version(1))) == ["record", "digest", "registry"]
 
 
 def test_digest_passes_on_the_files_that_were_registered(world):
@@ -259,8 +259,9 @@ def test_the_default_policy_asks_for_provenance_before_staging_and_for_scores_be
         target: [gate.name for gate in decide(world.client, NAME, version, target).gates]
         for target in ("staging", "champion")
     }
-    provenance = ["record", "digest", "attestation", "signature", "data gate: sums", "licence"]
-    assert asked == {"staging": provenance, "champion": [*provenance, "not worse than base"]}
+    provenance = ["record", "digest", "attestation", "signature", "registry", "data gate: sums", "licence"]
+    scored = ["scores", "scores of base", "not worse than base"]
+    assert asked == {"staging": provenance, "champion": [*provenance, *scored]}
 
 
 def test_the_example_policy_is_a_policy_and_says_the_defaults():

@@ -26,7 +26,7 @@ def test_a_version_that_passes_becomes_champion_and_the_record_says_who_when_and
     assert told["target"] == "champion" and told["forced"] is False and told["reason"] is None
     assert told["when"].endswith("Z") and told["previous"] == "0" * 64
     assert [gate["name"] for gate in told["gates"]] == [
-        "record", "digest", "data gate: sums", "licence", "not worse than base",
+        "record", "digest", "registry", "data gate: sums", "licence", "scores", "scores of base", "not worse than base",
     ]  # fmt: skip
     assert verify_record(world.client, NAME) == []
 
@@ -108,7 +108,7 @@ def test_a_rollback_promotes_the_champion_before_and_another_the_one_before_that
         rollback(world.client, NAME, policy=EASY)
     lines = Record.find(world.client, NAME).lines()
     assert [line.begun.kind for line in lines] == ["promotion"] * 3 + ["rollback"] * 2
-    assert [gate.name for gate in lines[-1].begun.gates] == ["record", "digest", "signature"][:2]
+    assert [gate.name for gate in lines[-1].begun.gates] == ["record", "digest", "registry"]
     assert verify_record(world.client, NAME) == []
 
 
@@ -127,6 +127,18 @@ def test_who_is_champion_already_is_left_alone(world):
     version = world.simple(1)
     promote(world.client, NAME, version, "champion", policy=EASY)
     assert promote(world.client, NAME, version, "champion", policy=EASY).status == "unchanged"
+    assert len(Record.find(world.client, NAME).lines()) == 1
+
+
+@pytest.mark.parametrize("reason", [None, "it is urgent"])
+def test_a_champion_that_is_not_what_it_was_is_refused_and_not_called_unchanged(world, reason):
+    version = world.simple(1)
+    promote(world.client, NAME, version, "champion", policy=EASY)
+    (world.folder / "stored/1/checkpoint/config.json").write_text("{}")
+    outcome = promote(world.client, NAME, version, "champion", policy=EASY, reason=reason)
+    assert (outcome.status, outcome.exit_status) == ("refused", 3)
+    assert [gate.name for gate in outcome.decision.failed] == ["digest"]
+    assert "is champion already, and is not what it was" in outcome.text() and "| digest " in outcome.text()
     assert len(Record.find(world.client, NAME).lines()) == 1
 
 

@@ -4,12 +4,13 @@ import contextlib
 import json
 import shutil
 import sqlite3
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from regrow.errors import InputError
-from regrow.promotion import PromotionConflictError, Record, promote, verify_record
+from regrow.promotion import PromotionConflictError, Record, promote, rollback, verify_record
 from regrow.promotion.record import Begun, hash_of, sealed
 from tests.promotion.world import EASY, NAME, FileStages, World
 
@@ -279,6 +280,90 @@ def test_a_record_that_was_tampered_with_is_a_gate_that_fails(told):
         told.client, NAME, "1", "champion", policy=EASY, stages=told.stages, reason="known, ticket 7"
     )
     assert forced.record == 5 and told.alias("champion") == "1"
+
+
+def lost_its_last_line(told):
+    """As if version 3 had never been promoted: line, alias and stage are put back; the tag of the version is left."""
+    sql(told, "DELETE FROM params WHERE key LIKE ?", "promotion.000004.%")
+    told.client.set_registered_model_alias(NAME, "champion", "2")
+    told.stages.move("12", "production")
+
+
+def forged_line(told):
+    """A line that fits, of a promotion that no gate decided on."""
+    record = Record.find(told.client, NAME)
+    last, first = record.lines()[-1], record.lines()[0]
+    begun = first.begun.model_copy(update={"number": 5, "previous": last.end.hash, "decision": "a" * 64})
+    begun = record.begin(begun)
+    record.end(sealed(last.end.model_copy(update={"number": 5, "previous": begun.hash})))
+    told.client.set_registered_model_alias(NAME, "champion", "1")
+    told.stages.move("11", "production")
+
+
+TRACES = {
+    "last line removed": (lost_its_last_line, "line 4 (tag regrow.promotion of version 3): removed"),
+    "line forged": (forged_line, "line 5: no decision of the gates is behind it"),
+}
+
+
+@pytest.mark.parametrize("case", TRACES)
+def test_what_the_record_lost_stops_promotions_and_no_forced_one_wipes_the_trace(told, case):
+    tamper, trace = TRACES[case]
+    tamper(told)
+    assert any(trace in one for one in said(told))
+    how = {"policy": EASY, "stages": told.stages}
+    for version in ("3", "2", "3"):
+        outcome = promote(told.client, NAME, version, "champion", **how)
+        gates = {gate.name: gate for gate in outcome.decision.failed}
+        assert outcome.exit_status == 3 and trace in gates["record"].observed
+        forced = promote(told.client, NAME, version, "champion", **how, reason="known, ticket 7")
+        assert forced.status == "promoted", forced.text()
+        assert any(trace in one for one in said(told))
+
+
+def test_a_line_that_is_there_again_leaves_nothing_behind(told):
+    """The database was put back from a copy; the next promotion of the version tidies its tag."""
+    begun, end = text_of(told, key(4)), text_of(told, key(4, "end"))
+    lost_its_last_line(told)
+    run = Record.find(told.client, NAME).run_id
+    told.client.log_param(run, key(4), begun)
+    told.client.log_param(run, key(4, "end"), end)
+    told.client.set_registered_model_alias(NAME, "champion", "3")
+    told.stages.move("13", "production")
+    assert said(told) == []
+    for version in ("1", "3"):
+        assert promote(told.client, NAME, version, "champion", policy=EASY, stages=told.stages).record
+    assert told.client.get_model_version(NAME, "3").tags["regrow.promotion"].count(" ") == 1
+
+
+def test_a_rollback_does_not_go_back_to_another_checkpoint(told):
+    """The version was pointed at other files, and says so itself; the record knows what it was."""
+    source, digest = told.files(9)
+    sql(
+        told,
+        "UPDATE model_versions SET source = ?, storage_location = ? WHERE version = 2",
+        *2 * [str(source)],
+    )
+    before = told.client.get_model_version(NAME, "2").tags["regrow.digest"]
+    told.client.set_model_version_tag(NAME, "2", "regrow.digest", digest)
+    outcome = rollback(told.client, NAME, policy=EASY, stages=told.stages)
+    (gate,) = outcome.decision.failed
+    assert (outcome.exit_status, gate.name) == (3, "record")
+    assert before in gate.observed and digest in gate.observed
+
+
+def test_a_promotion_does_not_follow_a_line_that_has_not_ended(told, monkeypatch):
+    """Another began between the look for what was left half-done and the reading of the record."""
+    record = Record.find(told.client, NAME)
+    last = record.lines()[-1]
+
+    def begins(*_args, **_kwargs):
+        record.begin(last.begun.model_copy(update={"number": 5, "previous": last.end.hash, "who": "ann"}))
+        return []
+
+    monkeypatch.setattr(import_module("regrow.promotion.promote"), "recover", begins)
+    with pytest.raises(PromotionConflictError, match=r"another came first: promotion 5 .* by ann"):
+        promote(told.client, NAME, "1", "champion", policy=EASY, stages=told.stages)
 
 
 def test_a_line_is_taken_once_and_taking_it_again_is_no_conflict(told):

@@ -49,6 +49,24 @@ def test_a_promotion_without_the_key_is_told(signed, monkeypatch):
     ]
 
 
+def test_lines_from_before_there_was_a_key_stop_one_promotion_and_are_vouched_for_by_the_next(
+    world, tmp_path, monkeypatch
+):
+    private, public = make_key(tmp_path, "ours")
+    one, two, three = (world.simple(seed) for seed in (1, 2, 3))
+    promote(world.client, NAME, one, "champion", policy=EASY)
+    monkeypatch.setenv("REGROW_SIGNING_KEY", str(private))
+    monkeypatch.setenv("REGROW_VERIFY_KEY", str(public))
+    (gate,) = promote(world.client, NAME, two, "champion", policy=EASY).decision.failed
+    assert gate.name == "record" and "line 1: not signed" in gate.observed
+    assert promote(world.client, NAME, two, "champion", policy=EASY, reason="signed from now on").forced
+    assert verify_record(world.client, NAME) == []
+    assert promote(world.client, NAME, three, "champion", policy=EASY).status == "promoted"
+    monkeypatch.delenv("REGROW_SIGNING_KEY")
+    promote(world.client, NAME, two, "champion", policy=EASY)
+    assert [problem.where for problem in verify_record(world.client, NAME)] == ["promotion record, line 4"]
+
+
 def test_the_promotion_is_stated_and_signed_beside_the_other_statements(signed, tmp_path):
     from regrow.lineage import SigningSettings, chain
 

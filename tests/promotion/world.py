@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 from regrow.checkpoint import Checkpoint, digest_of
 from regrow.evaluate.scores import Scores, TaskScore
+from regrow.lineage.values import scores_digest
 from regrow.promotion import Attestation, NonInferiority, Policy, Rules
 from regrow.quality import GateResult
 from regrow.registry import write_around
@@ -113,12 +114,15 @@ class World:
         base = {"arc": right(124)} if base is None else base
         for one in (scores("base", "b" * 64, **base), scores("merged", digest, **tasks)):
             if one.scores:
+                if one.name == "merged":
+                    tags["regrow.scores"] = scores_digest(one)
                 self.client.log_text(run, one.model_dump_json(), f"evaluate.{one.name}/scores.json")
         for dataset, passed in ({"sums": True} if gates is None else gates).items():
             verdict = GateResult(passed=passed, dataset=dataset, digest="d" * 64, records=40, expectations=[])
             self.client.log_text(run, verdict.model_dump_json(), f"validate_data.{dataset}/gate.json")
             tags[f"regrow.data.{dataset}"] = "d" * 64
-        tags["regrow.licences"] = LicenceChain.of(licence, {"sums": "MIT"}).to_tag()
+        licences = LicenceChain.of(licence, {"sums": "MIT"})
+        tags |= {"regrow.licence": licences.strictest, "regrow.licences": licences.to_tag()}
         made = self.client.create_model_version(NAME, str(source), run_id=run, tags=tags)
         return str(made.version)
 
