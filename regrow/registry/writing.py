@@ -5,7 +5,6 @@ facts of the run come first, then the version with all its tags in one transacti
 alias, and the mark goes last (`regrow.registry.journal`).
 """
 
-import json
 import logging
 import tempfile
 from collections.abc import Mapping
@@ -38,7 +37,7 @@ from regrow.registry.names import (
     place_of,
 )
 from regrow.registry.server import aliases_of, clear_errors
-from regrow.registry.statement import state, state_new
+from regrow.registry.statement import details_of, document_text, state_again, state_new
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -176,19 +175,20 @@ def register(
         source = _source(checkpoint, stored) if found is None else None
         run = run_id or _own_run(client, found) or _begun_or_new_run(client, request, said)
         request = request.model_copy(update={"tags": request.tags | {RUN_TAG: run}})
+        details = details_of(request.tags, request.card, request.documents)
+        is_new = found is None
+        if found is not None:
+            # Stated before it says so: an audit takes what no statement says for tampering.
+            state_again(client, checkpoint, found, run, details)
         _log_facts(client, request, run)
         facts = {key: value for key, value in request.tags.items() if is_fact(key)}
-        is_new = found is None
         if found is None:
             found = _create(client, request, run, source)
         else:
-            # Stated before it says so: an audit takes what no statement says for tampering.
-            if any(found.tags.get(key) != value for key, value in facts.items()):
-                state(client, checkpoint, spec.name, str(found.version), run, facts)
             _update(client, request, found)
         _clear_away(client, request, run, said)
-    if is_new or said:
-        state_new(client, checkpoint, spec.name, str(found.version), run, facts)
+    if is_new:
+        state_new(client, checkpoint, spec.name, str(found.version), run, details)
     for sentence in said:
         _log.warning("%s", sentence)
     return Registered(
@@ -344,9 +344,7 @@ def _log_facts(client: "MlflowClient", request: _Request, run: str) -> None:
             client.log_metric(run, key, value)
     place = place_of(DOCUMENTS, request.checkpoint.digest)
     for name, value in sorted(request.documents.items()):
-        plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-        text = json.dumps(plain, indent=2, ensure_ascii=False, sort_keys=True)
-        client.log_text(run, text, f"{place}/{name}.json")
+        client.log_text(run, document_text(value), f"{place}/{name}.json")
     client.log_text(run, request.card, f"{place}/README.md")
 
 
