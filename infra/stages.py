@@ -6,9 +6,15 @@ Not among the steps: whoever only asks, as an audit does, need not import all of
 from typing import Any
 
 from zenml.client import Client
+from zenml.config.global_config import GlobalConfiguration
 from zenml.models import ModelVersionResponse
 
 from regrow.errors import InputError
+
+
+def server() -> str:
+    """Return the address of the server or database that ZenML is set to."""
+    return str(GlobalConfiguration().store_configuration.url)
 
 
 class ZenStages:
@@ -51,6 +57,6 @@ class ZenStages:
             return Client().get_model_version(self._model, version)
         except KeyError:
             raise InputError(
-                f"ZenML has no version {version} of the model {self._model}, which the MLflow version names; promote "
-                "with the ZenML server and project that it was made with"
+                f"ZenML has no version {version} of the model {self._model}, which the MLflow version names: it was "
+                "deleted there, or this is not the ZenML server and project that it was made with"
             ) from None

@@ -5,20 +5,22 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from regrow.audit.compared import Compared
+from regrow.audit.registrations import Registrations, document, document_digest
 from regrow.checkpoint import PROVENANCE
 from regrow.errors import InputError
-from regrow.files import canonical_digest
 from regrow.lineage import AuditResult, Check, Failure, Findings, Other, Statement, Verifier
 from regrow.lineage.result import Outcome
 from regrow.lineage.shelf import read_shelf
 from regrow.lineage.values import scores_digest
-from regrow.registry.names import DATA_PREFIX, DIGEST_TAG, SCORES_TAG, first_line, is_fact
+from regrow.registry.names import DATA_PREFIX, DIGEST_TAG, SCORES_TAG, STAGES, first_line
 from regrow.registry.server import current, no_bars
-from regrow.registry.statement import version_digest
 
 if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
     from regrow.evaluate.scores import Scores
     from regrow.registry.versions import Version
 
@@ -120,35 +122,9 @@ def against_statements(version: "Version", verifier: Verifier | None = None) -> 
     )
 
 
-class _Compared:
-    """Failures and checks of one subject."""
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-        self.failures: list[Failure] = []
-        self.checks: list[Check] = []
-        self.not_checked: list[str] = []
-
-    def expect(self, what: str, place: str, expected: str | None, found: str | None) -> None:
-        """Note whether what the registry says (`found`) is what the statements say (`expected`)."""
-        if expected == found:
-            self.checks.append(
-                Check(what=what, outcome="passed", detail=f"{self._where}: {(found or '')[:12]}")
-            )
-            return
-        where = f"{self._where}, {place}"
-        self.failures.append(
-            Failure(what=what, where=where, expected=expected or "nothing", found=found or "nothing")
-        )
-        self.checks.append(Check(what=what, outcome="failed", detail=where))
-
-    def findings(self) -> Findings:
-        return Findings(failures=self.failures, checks=self.checks, not_checked=self.not_checked)
-
-
 def _tags(version: "Version", result: AuditResult) -> Findings:
     """Compare the version's facts with the chain's."""
-    compared = _Compared(f"MLflow {version.label}")
+    compared = Compared(f"MLflow {version.label}")
     tags = version.tags
     compared.expect("digest of the version", f"tag {DIGEST_TAG}", result.digest, version.digest)
     stated = {one.statement for one in result.chain if one.role == "result"}
@@ -157,7 +133,7 @@ def _tags(version: "Version", result: AuditResult) -> Findings:
         expected = said if said in stated else (result.statement or "no statement about this checkpoint")
         compared.expect("statement of the version", "tag regrow.attestation", expected, said)
     else:
-        compared.not_checked.append(f"MLflow {version.label}: no tag regrow.attestation")
+        compared.note("no tag regrow.attestation")
     made = {
         "regrow.base": _subjects(result, "load_model"),
         "regrow.pruned": _subjects(result, "prune"),
@@ -188,72 +164,97 @@ def _materials(result: AuditResult, stage: str, kind: str) -> set[str]:
     }
 
 
+class _Kept(NamedTuple):
+    """What the runs of a version keep."""
+
+    version: "Version"
+    verifier: Verifier | None
+    stated: list[Statement]
+    registrations: Registrations
+    # Metrics; None where no run can be read.
+    shown: dict[str, float] | None
+
+
 def _kept(version: "Version", verifier: Verifier | None) -> Findings:
     """Compare what the version's runs keep with each other: statements, configuration, evaluation, numbers shown."""
-    compared = _Compared(f"MLflow {version.label}")
-    stated = _statements(version, verifier, compared)
-    _registration(version, stated, compared)
-    if (config := _document(version, "config")) is not None and "regrow.config" in version.tags:
-        compared.expect(
-            "configuration", "registered/config.json", version.tags["regrow.config"], canonical_digest(config)
-        )
-    _evaluation(version, stated, compared)
+    compared = Compared(f"MLflow {version.label}")
+    runs = _runs(version, compared)
+    stated = _statements(list(runs), verifier, compared)
+    own_run = version.run_id is None or version.run_id in runs
+    kept = _Kept(
+        version,
+        verifier,
+        stated,
+        Registrations(version, stated, own_run=own_run),
+        {key: value for one in reversed(runs.values()) for key, value in one.items()} if runs else None,
+    )
+    if kept.registrations:
+        kept.registrations.compare(compared, kept.shown)
+    else:
+        # A call that was killed right before it stated leaves the other statements, and the next one makes up for it.
+        _missing("registration", "its tags", compared, is_failure=verifier is not None and not stated)
+    _configuration(kept, compared)
+    _evaluation(kept, compared)
     return compared.findings()
 
 
-def _registration(version: "Version", stated: list[Statement], compared: _Compared) -> None:
-    """Compare the version's facts with what was stated when they were registered."""
-    name = version_digest(version.name, str(version.number), version.digest or "")
-    told = [one.details for one in stated if one.stage == "register" and one.subject.sha256 == name]
-    if not told:
-        compared.not_checked.append(
-            f"MLflow {version.label}: its runs hold no statement about the registration"
-        )
-        return
-    wrong = {
-        key: value
-        for key, value in version.tags.items()
-        if is_fact(key) and all(one.get(key) != value for one in told)
-    }
-    for key, value in sorted(wrong.items()):
-        compared.expect(f"registered as {key}", f"tag {key}", str(told[-1].get(key, "nothing")), value)
-    if not wrong:
-        compared.checks.append(
-            Check(what="registration", outcome="passed", detail=f"MLflow {version.label}: as it was stated")
-        )
+def _runs(version: "Version", compared: Compared) -> dict[str, dict[str, float]]:
+    """Return the version's runs that are there, the one that wrote it last first, with the metrics of each."""
+    from mlflow.exceptions import MlflowException
+
+    from regrow.registry.versions import runs_of
+
+    found = {}
+    for run in runs_of(version):
+        try:
+            found[run] = dict(current().get_run(run).data.metrics)
+        except MlflowException as error:
+            compared.note(f"its MLflow run {run} cannot be read ({first_line(error)})")
+    return found
 
 
-def _evaluation(version: "Version", stated: list[Statement], compared: _Compared) -> None:
+def _missing(what: str, place: str, compared: Compared, *, is_failure: bool) -> None:
+    """Note that the runs hold no statement about something; a failure where it must be there."""
+    if is_failure:
+        compared.expect(
+            f"statement of the {what}", f"{place}, and {PROVENANCE}/ of its runs", "a statement", None
+        )
+    else:
+        compared.note(f"its runs hold no statement about the {what}")
+
+
+def _configuration(kept: _Kept, compared: Compared) -> None:
+    said, found = kept.version.tags.get("regrow.config"), document_digest(kept.version, "config")
+    if said is not None and found is not None and found not in kept.registrations.later("config"):
+        compared.expect("configuration", "registered/config.json", said, found)
+
+
+def _evaluation(kept: _Kept, compared: Compared) -> None:
     from regrow.registry.versions import scores_of
 
-    said = version.tags.get(SCORES_TAG)
+    said, registered = kept.version.tags.get(SCORES_TAG), kept.registrations.outcome.get(SCORES_TAG)
     if said is None:
-        compared.not_checked.append(f"MLflow {version.label}: registered without an evaluation")
+        if registered is None:
+            compared.note("registered without an evaluation")
         return
     # Of several evaluations `scores_of` finds the one that the tag means, so what was registered is read by itself.
-    scores = scores_of(version)
-    kept = scores if (document := _document(version, "scores")) is None else _scores(document)
-    compared.expect("evaluation", "registered/scores.json", said, scores_digest(kept) if kept else None)
-    about = {one.subject.sha256 for one in stated if one.stage == "evaluate"}
-    if about:
-        expected = said if said in about else ", ".join(sorted(filter(None, about)))
-        compared.expect("statement of the evaluation", "tag regrow.scores", expected, said)
+    scores = scores_of(kept.version)
+    there = document(kept.version, "scores")
+    own = scores if there is None else _scores(there)
+    found = scores_digest(own) if own else None
+    if found is None or found not in kept.registrations.later("scores"):
+        compared.expect("evaluation", "registered/scores.json", said, found)
+    about = {one.subject.sha256 for one in kept.stated if one.stage == "evaluate"}
+    place, what = f"tag {SCORES_TAG}", "evaluation"
+    if said in about:
+        compared.expect(f"statement of the {what}", place, said, said)
+    elif said == registered or not about:
+        # `regrow register --scores` leaves none: there the statement of the registration vouches for the evaluation.
+        _missing(what, place, compared, is_failure=kept.verifier is not None and said != registered)
     else:
-        compared.not_checked.append(
-            f"MLflow {version.label}: its run holds no statement about the evaluation"
-        )
+        compared.expect(f"statement of the {what}", place, ", ".join(sorted(filter(None, about))), said)
     if scores is not None:
-        _shown_numbers(version, scores, compared)
-
-
-def _document(version: "Version", name: str) -> Any:
-    """Return a document, or what is no document of any digest where it is damaged."""
-    from regrow.registry.versions import document_of
-
-    try:
-        return document_of(version, name)
-    except InputError as error:
-        return str(error)
+        _shown_numbers(scores, kept, compared)
 
 
 def _scores(document: Any) -> "Scores | None":
@@ -267,22 +268,22 @@ def _scores(document: Any) -> "Scores | None":
         return None
 
 
-def _shown_numbers(version: "Version", scores: "Scores", compared: _Compared) -> None:
+def _shown_numbers(scores: "Scores", kept: _Kept, compared: Compared) -> None:
     """Compare the metrics that MLflow shows with the item scores that they are means of."""
-    from mlflow.exceptions import MlflowException
-
-    from regrow.registry.versions import runs_of
-
-    try:
-        shown = current().get_run(next(iter(runs_of(version)), "")).data.metrics
-    except MlflowException as error:
-        compared.not_checked.append(f"MLflow {version.label}: its run cannot be read ({first_line(error)})")
-        return
+    evaluations = [
+        one.details
+        for one in kept.stated
+        if one.stage == "evaluate" and any(origin.sha256 == scores.digest for origin in one.materials)
+    ]
     for task, score in scores.scores.items():
         metric = "".join(char if char.isalnum() or char in "_-." else "_" for char in score.metric)
         key = f"evaluate.{scores.name}.{task}.{metric}"
-        if key in shown:
-            compared.expect(f"metric {key}", "metrics of the run", repr(score.value), repr(shown[key]))
+        found = (kept.shown or {}).get(key)
+        # A version that was registered again with another evaluation lies in a run that shows the earlier one.
+        if found is not None and (
+            found == score.value or found not in [one.get(task) for one in evaluations]
+        ):
+            compared.expect(f"metric {key}", "metrics of the run", repr(score.value), repr(found))
 
 
 def _record(version: "Version", verifier: Verifier | None) -> Findings:
@@ -291,22 +292,57 @@ def _record(version: "Version", verifier: Verifier | None) -> Findings:
 
     from regrow.promotion import verify_record
 
-    problems = verify_record(mlflow.MlflowClient(), version.name, verifier=verifier)
+    client = mlflow.MlflowClient()
+    problems = verify_record(client, version.name, verifier=verifier)
+    failures = [
+        Failure(what=one.what, where=one.where, expected=one.expected or "", found=one.found or "")
+        for one in problems
+    ]
     place = f"MLflow {version.name}, promotion record"
+    if not _was_promoted(client, version.name):
+        failures += _unearned(version)
+        if not failures:
+            return Findings(not_checked=[f"promotion record: none, MLflow {version.name} was never promoted"])
     standing = ", ".join(version.aliases) or "no alias"
     return Findings(
-        failures=[
-            Failure(what=one.what, where=one.where, expected=one.expected or "", found=one.found or "")
-            for one in problems
-        ],
+        failures=failures,
         checks=[
             Check(
                 what="promotion record",
-                outcome="failed" if problems else "passed",
+                outcome="failed" if failures else "passed",
                 detail=f"{place}: version {version.number} is {standing}",
             )
         ],
     )
+
+
+def _was_promoted(client: "MlflowClient", name: str) -> bool:
+    """Whether the model has a promotion record with a line in it; also where one is there and cannot be read."""
+    from regrow.promotion import Record
+    from regrow.promotion.database import in_files, on_database
+
+    if in_files(client):
+        return False
+    try:
+        with on_database(client):
+            record = Record.find(client, name)
+            return record is not None and bool(record.lines())
+    except InputError:  # `verify_record` tells it
+        return True
+
+
+def _unearned(version: "Version") -> list[Failure]:
+    """The aliases that a version holds and promotion alone gives."""
+    return [
+        Failure(
+            what="held without a promotion record",
+            where=f"MLflow {version.name}, alias {alias}",
+            expected=f"moved by `regrow promote {version.name} {version.number} --to {alias}`",
+            found=f"version {version.number}, moved by hand",
+        )
+        for alias in STAGES
+        if alias in version.aliases
+    ]
 
 
 def _zenml(version: "Version", zenml: StageFacts | None) -> Findings:
@@ -315,7 +351,10 @@ def _zenml(version: "Version", zenml: StageFacts | None) -> Findings:
 
     if "zenml.model_version" not in version.tags:
         return Findings(not_checked=[f"ZenML: MLflow {version.label} was registered without it"])
-    facts = zenml(version) if zenml else None
+    try:
+        facts = zenml(version) if zenml else None
+    except Exception as error:  # whatever ZenML's client raises, of any kind of server
+        return Findings(not_checked=[f"ZenML: not asked about MLflow {version.label} ({first_line(error)})"])
     if facts is None:
         return Findings(not_checked=[f"ZenML: not reached; MLflow {version.label} names its version there"])
     found = mismatches(version.facts(), facts)
@@ -334,14 +373,12 @@ def _zenml(version: "Version", zenml: StageFacts | None) -> Findings:
     )
 
 
-def _statements(version: "Version", verifier: Verifier | None, compared: _Compared) -> list[Statement]:
+def _statements(runs: list[str], verifier: Verifier | None, compared: Compared) -> list[Statement]:
     """Return the statements that lie in the version's runs, the latest last; note those that do not verify."""
     from mlflow.exceptions import MlflowException
 
-    from regrow.registry.versions import runs_of
-
     found: dict[str, Statement] = {}
-    for run in runs_of(version):
+    for run in runs:
         with tempfile.TemporaryDirectory(prefix="regrow-audit-") as scratch, no_bars():
             try:
                 current().download_artifacts(run, PROVENANCE, scratch)

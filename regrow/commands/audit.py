@@ -61,12 +61,23 @@ def handle(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _zenml(version: "Version") -> dict[str, Any] | None:
-    """Return what ZenML holds of a version that names one there; None where ZenML is not installed."""
+    """Return what ZenML holds of a version that names one there; None where ZenML is not installed.
+
+    Raises:
+        InputError: ZenML cannot be asked, or has no such version.
+    """
+    from regrow.registry.names import first_line
+
     try:
-        from infra.stages import ZenStages
+        from infra.stages import ZenStages, server
     except ModuleNotFoundError:
         return None
-    return ZenStages(version.name).facts(version.tags["zenml.model_version"])
+    where = "ZenML"
+    try:
+        where = server()
+        return ZenStages(version.name).facts(version.tags["zenml.model_version"])
+    except Exception as error:  # no such version, or whatever ZenML's client raises of a server
+        raise InputError(f"{where}: {first_line(error)}") from error
 
 
 def _verifier(arguments: argparse.Namespace) -> "Verifier | None":

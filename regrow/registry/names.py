@@ -39,6 +39,11 @@ def is_fact(key: str) -> bool:
     return key in FACT_TAGS or key.startswith(DATA_PREFIX)
 
 
+def is_stated(key: str) -> bool:
+    """Whether the statement of a registration tells a tag: facts, licences, numbers, and the run that they are of."""
+    return is_fact(key) or key in (LICENCES_TAG, RUN_TAG) or key.startswith(METRIC_PREFIX)
+
+
 def place_of(folder: str, digest: str) -> str:
     """Where what belongs to a checkpoint lies in an MLflow run: `FILES` or `DOCUMENTS`, and the digest."""
     return f"{folder}/{digest[:16]}"

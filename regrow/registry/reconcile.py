@@ -9,6 +9,8 @@ from regrow.registry.names import is_fact
 
 # What ties the two together, beside what a version says of itself.
 _LINKS = ("mlflow_version", "stage")
+# ZenML archives a version when another takes its stage; in MLflow the alias is gone from it.
+_NO_STAGE = {"none", "archived"}
 
 
 class Mismatch(BaseModel):
@@ -29,8 +31,9 @@ def mismatches(mlflow: Mapping[str, Any], zenml: Mapping[str, Any]) -> list[Mism
     """Compare what two registries say of one version.
 
     Compared are the facts (`regrow.registry.FACT_TAGS` and the digest of each dataset), `mlflow_version` (the number
-    that ZenML's version links to) and `stage` (`production`, `staging`, or `none`); the latter two where
-    both sides have them. Everything else is one registry's own affair.
+    that ZenML's version links to) and `stage` (`production`, `staging`, or `none`, which a former holder's `archived`
+    is as well, since its alias has moved on); the latter two where both sides have them. Everything else is one
+    registry's own affair.
 
     Args:
         mlflow: `Version.facts()` of the version in MLflow.
@@ -42,7 +45,11 @@ def mismatches(mlflow: Mapping[str, Any], zenml: Mapping[str, Any]) -> list[Mism
     keys = {key for key in (*mlflow, *zenml) if is_fact(key)}
     keys |= {key for key in _LINKS if key in mlflow and key in zenml}
     sides = {key: (_text(key, mlflow.get(key)), _text(key, zenml.get(key))) for key in sorted(keys)}
-    return [Mismatch(key=key, mlflow=one, zenml=other) for key, (one, other) in sides.items() if one != other]
+    return [
+        Mismatch(key=key, mlflow=one, zenml=other)
+        for key, (one, other) in sides.items()
+        if one != other and not (key == "stage" and {one, other} <= _NO_STAGE)
+    ]
 
 
 def _text(key: str, value: Any) -> str | None:

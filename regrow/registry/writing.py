@@ -6,7 +6,6 @@ alias, and the mark goes last (`regrow.registry.journal`). A new version is stat
 is there, before it says anything new. Where that is missing after all, the next call makes up for it.
 """
 
-import json
 import logging
 import tempfile
 from collections.abc import Mapping
@@ -41,7 +40,7 @@ from regrow.registry.names import (
 )
 from regrow.registry.server import aliases_of, clear_errors, local_path
 from regrow.registry.stated import kept, registrations
-from regrow.registry.statement import state, state_new
+from regrow.registry.statement import details_of, document_text, state, state_new
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -114,6 +113,11 @@ class _Request(BaseModel):
         """What the version says it was made from."""
         return {key: value for key, value in self.tags.items() if is_fact(key)}
 
+    @property
+    def details(self) -> dict[str, Any]:
+        """What the statement of the registration tells."""
+        return details_of(self.tags, self.card, self.documents)
+
 
 class _Given(BaseModel):
     """What a call of `register` was given."""
@@ -161,7 +165,8 @@ class _Given(BaseModel):
             checkpoint=self.checkpoint,
             spec=self.spec,
             tags=tags,
-            metrics=self.metrics,
+            # Also those that the version keeps: the run that it names shows all of its numbers.
+            metrics=numbers_in(tags),
             documents=documents,
             licences=licences,
             card=write_card(
@@ -229,12 +234,13 @@ def register(
         if not is_new:
             told = registrations(client, found, run)
             request = given.for_old(run, kept(found.tags, told))
-            _log_facts(client, request, run)
             # Stated before it says so: an audit takes what no statement says for tampering.
-            if not (told and request.facts.items() <= told[-1].details.items()):
-                state(client, checkpoint, spec.name, str(found.version), run, request.facts)
+            if not told or told[-1].details != request.details:
+                number = str(found.version)
+                state(client, checkpoint, spec.name, number, run, request.details, own=found.run_id)
             if not told:
                 said.append(f"{spec.name} version {found.version} had not been stated; it is now")
+            _log_facts(client, request, run)
             _update(client, request, found)
         runs.clear_away(run, said)
     for sentence in said:
@@ -284,7 +290,7 @@ def _create(
         made = create(_put_files(client, request, run))
     found, is_new = made
     if is_new:
-        state_new(client, request.checkpoint, name, str(found.version), run, request.facts)
+        state_new(client, request.checkpoint, name, str(found.version), run, request.details)
         finish(client, found, entry, force=True)
     return found, is_new
 
@@ -395,9 +401,7 @@ def _log_facts(client: "MlflowClient", request: _Request, run: str) -> None:
             client.log_metric(run, key, value)
     place = place_of(DOCUMENTS, request.checkpoint.digest)
     for name, value in sorted(request.documents.items()):
-        plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-        text = json.dumps(plain, indent=2, ensure_ascii=False, sort_keys=True)
-        client.log_text(run, text, f"{place}/{name}.json")
+        client.log_text(run, document_text(value), f"{place}/{name}.json")
     client.log_text(run, request.card, f"{place}/README.md")
 
 

@@ -1,14 +1,16 @@
 """A model made by the real stages, evaluated, stated and registered in an MLflow database of its own."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from regrow.audit import resolve
 from regrow.checkpoint import Checkpoint
 from regrow.evaluate.scores import Scores, TaskScore
 from regrow.files import canonical_digest
-from regrow.lineage import chain
+from regrow.lineage import AuditResult, Verifier, audit_folder, chain
 from regrow.lineage.values import scores_digest, state_scores
 from regrow.registry import Registered, RegistrySpec, register
 
@@ -31,6 +33,9 @@ class World:
     def tag(self, key: str, value: str) -> None:
         self.client.set_model_version_tag(self.registered.name, self.registered.version, key, value)
 
+    def untag(self, key: str) -> None:
+        self.client.delete_model_version_tag(self.registered.name, self.registered.version, key)
+
     def artifact(self, path: str) -> Path:
         """The file behind an artifact of the version's run, to be tampered with."""
         root = self.client.get_run(self.registered.run_id).info.artifact_uri
@@ -39,6 +44,16 @@ class World:
     @property
     def documents(self) -> Path:
         return self.artifact(f"registered/{self.model.digest[:16]}")
+
+
+def audit(
+    target: str, verifier: Verifier | None = None, zenml: Callable[..., Any] | None = None
+) -> AuditResult:
+    """What `regrow audit` finds."""
+    with resolve(target, zenml=zenml, verifier=verifier) as found:
+        return audit_folder(
+            found.folder, verifier=verifier, around=found.around, others=found.others, target=found.name
+        )
 
 
 def evaluation(model: Checkpoint, *items: float) -> Scores:

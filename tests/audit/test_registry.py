@@ -6,51 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from regrow.audit import resolve
 from regrow.cli import main
 from regrow.files import canonical_digest
-from regrow.lineage import AuditResult, Verifier, audit_folder
+from regrow.lineage import Verifier, audit_folder
 from regrow.lineage.values import scores_digest
 from regrow.promotion import Attestation, NonInferiority, Policy, Rules, promote
-from regrow.registry import RegistrySpec, register
+from regrow.registry import LicenceChain, RegistrySpec, register
 from regrow.source import ModelSpec, resolve_model
-from tests.audit.registered import World, evaluation, make, run_with
+from tests.audit.registered import World, audit, evaluation, make, run_with
 from tests.lineage.keys import make_key
 from tests.lineage.made import merged_model
 from tests.tiny import tiny_checkpoint
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    return merged_model(tmp_path_factory.mktemp("made")).folder
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory) -> Path:
-    """An empty MLflow database: making one takes seconds, copying it does not."""
-    import mlflow
-
-    folder = tmp_path_factory.mktemp("template")
-    mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db").search_registered_models()
-    return folder / "mlflow.db"
-
-
-@pytest.fixture
-def world(tmp_path, monkeypatch, made, database):
-    import mlflow
-
-    monkeypatch.chdir(tmp_path)
-    before = mlflow.get_tracking_uri()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    yield make(tmp_path, made, database)
-    mlflow.set_tracking_uri(before)
-
-
-def audit(target: str, verifier: Verifier | None = None) -> AuditResult:
-    with resolve(target, verifier=verifier) as found:
-        return audit_folder(
-            found.folder, verifier=verifier, around=found.around, others=found.others, target=found.name
-        )
 
 
 @pytest.mark.parametrize("named", ["version", "alias", "digest", "folder", "mlflow source"])
@@ -69,9 +35,11 @@ def test_a_clean_version_verifies_whichever_way_it_is_named(world, named):
     passed = {one.what for one in result.checks if one.outcome == "passed"}
     assert passed >= {
         "digest", "digest of the version", "statement of the version", "regrow.base", "regrow.pruned", "regrow.plan",
-        "configuration", "evaluation", "statement of the evaluation", "promotion record", "registration",
-        "statements kept in MLflow",
+        "configuration", "evaluation", "statement of the evaluation", "registration", "document config",
+        "document scores", "document environment", "metric recovery", "statements kept in MLflow",
     }  # fmt: skip
+    assert "promotion record" not in {one.what for one in result.checks}
+    assert "promotion record: none, MLflow tiny was never promoted" in result.not_checked
 
 
 def test_a_model_that_is_taken_from_the_registry_brings_its_chain_along(world, tmp_path, monkeypatch):
@@ -145,6 +113,11 @@ def other_run(world: World) -> None:
     shutil.rmtree(world.artifact("evaluate.merged"))
 
 
+def no_scores_tag(world: World) -> None:
+    world.untag("regrow.scores")
+    edit_scores(world)
+
+
 TAMPERED = {
     "digest tag": (lambda w: w.tag("regrow.digest", "0" * 64), "digest of the version", "tag regrow.digest"),
     "attestation tag": (
@@ -183,6 +156,35 @@ TAMPERED = {
         lambda w: w.tag("regrow.data.sums", "0" * 64), "registered as regrow.data.sums", "tag regrow.data.sums",
     ),
     "config tag and file": (forged_config, "registered as regrow.config", "tag regrow.config"),
+    "licences tag": (
+        lambda w: w.tag("regrow.licences", LicenceChain.of("MIT", {}).to_tag()),
+        "registered as regrow.licences", "tag regrow.licences",
+    ),
+    "metric tag": (
+        lambda w: w.tag("regrow.metric.recovery", "0.99"),
+        "registered as regrow.metric.recovery", "tag regrow.metric.recovery",
+    ),
+    "metric tag added": (
+        lambda w: w.tag("regrow.metric.speed", "2.0"), "registered as regrow.metric.speed", "tag regrow.metric.speed",
+    ),
+    "metric of the run": (
+        lambda w: w.client.log_metric(w.registered.run_id, "recovery", 0.99), "metric recovery", "metrics of the run",
+    ),
+    "scores tag gone and scores edited": (no_scores_tag, "registered as regrow.scores", "tag regrow.scores"),
+    "config file gone": (
+        lambda w: (w.documents / "config.json").unlink(), "document config", "registered/config.json",
+    ),
+    "environment file": (
+        lambda w: edit(w.documents / "environment.json", '"mlflow": "', '"mlflow": "9'),
+        "document environment", "registered/environment.json",
+    ),
+    "model card": (
+        lambda w: w.client.update_model_version("tiny", w.registered.version, "# forged"), "model card", "description",
+    ),
+    "an alias that promotion gives": (
+        lambda w: w.client.set_registered_model_alias("tiny", "staging", w.registered.version),
+        "held without a promotion record", "alias staging",
+    ),
     "a statement in the run": (edited_statement, "statement changed", "provenance/evaluate-"),
     "another run": (other_run, "evaluation", "scores.json"),
     "files of the version": (repoint, "digest", "the folder"),
@@ -199,6 +201,16 @@ def test_what_was_changed_in_the_registry_is_named(world, case):
     result = audit(world.reference)
     assert not result.verified
     assert any(one.what == what and where in one.where for one in result.failures), result.failures
+
+
+def test_each_tag_that_was_deleted_is_named(world):
+    tags = {
+        "regrow.base", "regrow.plan", "regrow.commit", "regrow.environment", "regrow.attestation", "regrow.licence",
+        "regrow.licences", "regrow.metric.recovery", "regrow.run",
+    }  # fmt: skip
+    for key in tags:
+        world.untag(key)
+    assert {one.what for one in audit(world.reference).failures} == {f"registered as {key}" for key in tags}
 
 
 def test_a_model_that_was_evaluated_again_in_another_run_verifies_and_can_be_promoted(world, tmp_path):
@@ -264,11 +276,13 @@ def test_what_is_kept_in_mlflow_must_be_signed_with_the_key(tmp_path, monkeypatc
 
 def test_an_alias_that_somebody_moved_by_hand_is_found(world):
     world.client.set_registered_model_alias("tiny", "champion", world.registered.version)
-    result = audit(world.reference)
-    assert result.verified  # nothing was ever promoted: a registry that is used without the record
+    (failure,) = audit(world.reference).failures
+    assert (failure.what, failure.where) == ("held without a promotion record", "MLflow tiny, alias champion")
+    assert "regrow promote tiny 1 --to champion" in failure.expected
     world.client.delete_registered_model_alias("tiny", "champion")
     promote(world.client, "tiny", world.registered.version, "champion", reason="for the test")
-    assert audit(world.reference).failures == []
+    clean = audit(world.reference)
+    assert clean.failures == [] and "promotion record" in {one.what for one in clean.checks}
     world.client.delete_registered_model_alias("tiny", "champion")
     assert any("champion" in one.where for one in audit(world.reference).failures)
 

@@ -110,7 +110,7 @@ def test_the_registered_version_is_audited_back_to_its_sources_in_both_registrie
     passed = {one["what"] for one in result["checks"] if one["outcome"] == "passed"}
     assert passed >= {
         "digest of the version", "statement of the version", "regrow.base", "regrow.pruned", "regrow.plan",
-        "configuration", "evaluation", "statement of the evaluation", "promotion record", "ZenML",
+        "configuration", "evaluation", "statement of the evaluation", "registration", "ZenML",
     }  # fmt: skip
 
 

@@ -40,3 +40,11 @@ def test_a_fact_that_one_side_does_not_tell_is_a_mismatch():
 def test_no_stage_in_zenml_is_no_stage_alias_in_mlflow():
     assert found(MLFLOW | {"stage": "none"}, ZENML | {"stage": None}) == []
     assert found(MLFLOW, ZENML | {"stage": None}) == [("stage", "staging", "none")]
+
+
+def test_a_former_champion_that_zenml_has_archived_has_no_stage_alias_in_mlflow():
+    assert found(MLFLOW | {"stage": "none"}, ZENML | {"stage": "archived"}) == []
+    assert found(MLFLOW, ZENML | {"stage": "archived"}) == [("stage", "staging", "archived")]
+    assert found(MLFLOW | {"stage": "none"}, ZENML | {"stage": "production"}) == [
+        ("stage", "none", "production")
+    ]
