@@ -19,7 +19,7 @@ from regrow.registry.names import (
     is_fact,
 )
 from regrow.registry.server import no_bars
-from regrow.registry.statement import version_digest
+from regrow.registry.statement import CARD_KEY, DOCUMENTS_KEY, version_digest
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -74,19 +74,43 @@ def _registrations_in(client: "MlflowClient", run: str, signed: bool) -> Iterato
 def kept(tags: Mapping[str, str], told: Sequence["Statement"]) -> dict[str, str]:
     """Return what a version says of its making, and goes on saying where nothing else is given.
 
-    A value that is not among those that were stated was written by somebody else: what was stated last counts.
+    A value that is not among those that were stated was written by somebody else: what was stated last counts, and a
+    tag that nobody stated goes, but for versions of an earlier regrow, which stated facts alone.
 
     Args:
         tags: of the version.
         told: what was stated of it (`registrations`).
     """
     found = {}
+    stated_whole = bool(told) and all(CARD_KEY in one.details for one in told)
     for key, value in tags.items():
         if is_fact(key) or key == LICENCES_TAG or key.startswith(METRIC_PREFIX):
             values = [str(one.details[key]) for one in told if key in one.details]
+            if not values and stated_whole:
+                _log.warning("the version said %s=%s, which was never stated; it is left out", key, value)
+                continue
             found[key] = value if value in values or not values else values[-1]
             if found[key] != value:
                 _log.warning(
                     "the version said %s=%s, which was never stated; it says %s again", key, value, found[key]
                 )
     return found
+
+
+def is_told(details: Mapping[str, Any], told: Sequence["Statement"]) -> bool:
+    """Whether a registration says nothing that was not stated: all as in the last one, and its documents in any.
+
+    Args:
+        details: what it says (`details_of`).
+        told: what was stated (`registrations`).
+    """
+    if not told:
+        return False
+    last = {key: value for key, value in told[-1].details.items() if key != DOCUMENTS_KEY}
+    documents: dict[str, Any] = {}
+    for one in told:
+        documents |= one.details.get(DOCUMENTS_KEY) or {}
+    return (
+        last == {key: value for key, value in details.items() if key != DOCUMENTS_KEY}
+        and details[DOCUMENTS_KEY].items() <= documents.items()
+    )

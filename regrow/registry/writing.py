@@ -39,7 +39,7 @@ from regrow.registry.names import (
     place_of,
 )
 from regrow.registry.server import aliases_of, clear_errors, local_path
-from regrow.registry.stated import kept, registrations
+from regrow.registry.stated import is_told, kept, registrations
 from regrow.registry.statement import details_of, document_text, state, state_new
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def register(
             told = registrations(client, found, run)
             request = given.for_old(run, kept(found.tags, told))
             # Stated before it says so: an audit takes what no statement says for tampering.
-            if not told or told[-1].details != request.details:
+            if not is_told(request.details, told):
                 number = str(found.version)
                 state(client, checkpoint, spec.name, number, run, request.details, own=found.run_id)
             if not told:

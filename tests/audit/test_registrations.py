@@ -277,16 +277,22 @@ def test_statements_that_were_taken_away_are_missed_with_a_key(signed_world, for
     assert not any(one.what.startswith("statement of the ") for one in audit(world.reference).failures)
 
 
-def test_a_registration_that_was_killed_before_its_statement_is_a_note(signed_world, signed, monkeypatch):
+def test_a_registration_without_its_statement_fails_with_a_key_until_it_is_made_again(
+    signed_world, signed, monkeypatch
+):
     world, verifier = signed_world
     for file in world.artifact("provenance").glob("register-*"):
         file.unlink()
-    result = audit(world.reference, verifier)
+    assert [one.what for one in audit(world.reference, verifier).failures] == [
+        "statement of the registration"
+    ]
+    result = audit(world.reference)
     assert result.failures == []
     assert "MLflow tiny/1: its runs hold no statement about the registration" in result.not_checked
     monkeypatch.setenv("REGROW_SIGNING_KEY", str(signed[1]))
     again(world, documents={"config": CONFIG, "scores": world.scores}, tags={})
     assert len(statements(world)) == 1
+    assert audit(world.reference, verifier).failures == []
 
 
 def test_what_the_command_registers_with_scores_verifies_with_a_key(

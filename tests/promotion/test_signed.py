@@ -1,9 +1,13 @@
 """With a key, lines are signed, and one that was made without it is found however well it fits."""
 
+from pathlib import Path
+
 import pytest
 
+from regrow.checkpoint import Checkpoint
 from regrow.promotion import Record, promote, verify_record
 from regrow.promotion.record import sealed
+from regrow.registry.statement import state
 from tests.lineage.keys import make_key
 from tests.promotion.world import EASY, NAME
 
@@ -11,10 +15,9 @@ from tests.promotion.world import EASY, NAME
 @pytest.fixture
 def signed(world, tmp_path, monkeypatch):
     world.keys = {name: make_key(tmp_path, name) for name in ("ours", "theirs")}
+    monkeypatch.setenv("REGROW_SIGNING_KEY", str(world.keys["ours"][0]))
     for seed in (1, 2):
-        version = world.simple(seed)
-        monkeypatch.setenv("REGROW_SIGNING_KEY", str(world.keys["ours"][0]))
-        promote(world.client, NAME, version, "champion", policy=EASY)
+        promote(world.client, NAME, _registered(world, seed), "champion", policy=EASY)
     monkeypatch.setenv("REGROW_VERIFY_KEY", str(world.keys["ours"][1]))
     return world
 
@@ -49,14 +52,23 @@ def test_a_promotion_without_the_key_is_told(signed, monkeypatch):
     ]
 
 
+def _registered(world, seed: int) -> str:
+    """Make a version whose registration is stated, with the key of the moment."""
+    number = world.simple(seed)
+    found = world.client.get_model_version(NAME, number)
+    checkpoint = Checkpoint.open(Path(found.source) / "checkpoint")
+    state(world.client, checkpoint, NAME, number, found.run_id, {"regrow.digest": checkpoint.digest})
+    return number
+
+
 def test_lines_from_before_there_was_a_key_stop_one_promotion_and_are_vouched_for_by_the_next(
     world, tmp_path, monkeypatch
 ):
     private, public = make_key(tmp_path, "ours")
-    one, two, three = (world.simple(seed) for seed in (1, 2, 3))
-    promote(world.client, NAME, one, "champion", policy=EASY)
+    promote(world.client, NAME, world.simple(1), "champion", policy=EASY)
     monkeypatch.setenv("REGROW_SIGNING_KEY", str(private))
     monkeypatch.setenv("REGROW_VERIFY_KEY", str(public))
+    two, three = (_registered(world, seed) for seed in (2, 3))
     (gate,) = promote(world.client, NAME, two, "champion", policy=EASY).decision.failed
     assert gate.name == "record" and "line 1: not signed" in gate.observed
     assert promote(world.client, NAME, two, "champion", policy=EASY, reason="signed from now on").forced
@@ -72,9 +84,9 @@ def test_the_promotion_is_stated_and_signed_beside_the_other_statements(signed, 
 
     run = signed.client.get_model_version(NAME, "2").run_id
     signed.client.download_artifacts(run, "provenance", str(tmp_path))
-    (statement,) = chain(tmp_path)
+    (statement,) = [one for one in chain(tmp_path) if one.stage == "promote"]
     line = Record.find(signed.client, NAME).lines()[-1].begun
-    assert (statement.stage, statement.subject.name) == ("promote", "promotion")
+    assert statement.subject.name == "promotion"
     assert statement.subject.sha256 == line.hash
     assert [one.sha256 for one in statement.materials] == [line.to.digest]
     file = tmp_path / "provenance" / statement.file_name

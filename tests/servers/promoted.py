@@ -18,8 +18,10 @@ from zenml.client import Client
 
 from regrow.checkpoint import Checkpoint
 from regrow.cli import main
+from regrow.lineage import attest, describe_checkpoint, embed
 from regrow.registry import RegistrySpec, register
 from tests.lineage.made import merged_model
+from tests.lineage.models import HUB
 from tests.tiny import tiny_checkpoint
 
 # Servers may be kept for several runs of the tests.
@@ -78,13 +80,16 @@ def run(folder: Path) -> dict[str, Any]:
     (folder / "policy.yaml").write_text(POLICY)
     policy = ("--policy", str(folder / "policy.yaml"))
     one = in_both(merged_model(folder / "one"), "first")
-    two = in_both(tiny_checkpoint(folder / "two", seed=7), "second")
+    other = tiny_checkpoint(folder / "two", seed=7)
+    embed(other.folder, attest("load_model", describe_checkpoint(other), [HUB], parameters={}))
+    two = in_both(other, "second")
     seen: dict[str, Any] = {"versions": [one, two]}
     seen["first"] = regrow("promote", MODEL, one, "--to", "champion", *policy) and state()
     seen["second"] = regrow("promote", MODEL, two, "--to", "champion", *policy) and state()
     seen["rolled back"] = regrow("promote", MODEL, "--rollback", *policy) and state()
     seen["record"] = regrow("promote", MODEL, "--record")
     seen["audit"] = regrow("audit", f"models:/{MODEL}@champion")
+    seen["audit of the former"] = regrow("audit", f"models:/{MODEL}/{two}")
     Client().get_model_version(MODEL, "second").set_stage("production", force=True)
     seen["moved by hand"] = regrow("audit", f"models:/{MODEL}@champion")
     seen["repaired"] = regrow("promote", MODEL, "--repair") and state()

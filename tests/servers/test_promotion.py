@@ -53,6 +53,9 @@ def test_alias_and_stage_move_together_on_both_servers_and_the_audit_asks_both(s
         "promotion record",
         "ZenML",
     }
+    former = seen["audit of the former"]
+    assert (former["failures"], former["exit_status"]) == ([], 0)
+    assert "ZenML" in {check["what"] for check in former["checks"] if check["outcome"] == "passed"}
     moved = seen["moved by hand"]
     assert moved["exit_status"] == 3
     assert [(one["what"], one["expected"], one["found"]) for one in moved["failures"]] == [
