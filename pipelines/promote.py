@@ -7,8 +7,9 @@ from zenml.client import Client
 import steps
 from pipelines import launch
 from regrow.promotion import Outcome, Policy
-from regrow.promotion.facts import ZENML_TAG, VersionFacts
+from regrow.promotion.facts import VersionFacts
 from regrow.promotion.record import Target
+from regrow.registry.names import ZENML_TAG
 
 
 @pipeline(enable_cache=False)

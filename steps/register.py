@@ -20,6 +20,7 @@ from regrow.prune import PrunePlan
 from regrow.quality import GateResult
 from regrow.registry import Registered, RegistrySpec
 from regrow.registry import register as register_model
+from regrow.registry.names import ZENML_TAG
 from regrow.selfdata import SelfData, Shift
 from regrow.summary import best_candidate, summarise
 from regrow.tune.record import TuningRecord
@@ -141,5 +142,5 @@ def _tags(
         **{f"regrow.data.{gate.dataset}": gate.digest for gate in gates},
         "regrow.scores": scores_digest(best),
         "zenml.run": str(context.pipeline_run.id),
-        "zenml.model_version": str(context.model.version),
+        ZENML_TAG: str(context.model.version),
     }

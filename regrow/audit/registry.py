@@ -15,7 +15,7 @@ from regrow.lineage import AuditResult, Check, Failure, Findings, Other, Stateme
 from regrow.lineage.result import Outcome
 from regrow.lineage.shelf import read_shelf
 from regrow.lineage.values import scores_digest
-from regrow.registry.names import DATA_PREFIX, DIGEST_TAG, SCORES_TAG, STAGES, first_line
+from regrow.registry.names import DATA_PREFIX, DIGEST_TAG, SCORES_TAG, STAGES, ZENML_TAG, first_line
 from regrow.registry.server import current, no_bars
 
 if TYPE_CHECKING:
@@ -349,7 +349,7 @@ def _zenml(version: "Version", zenml: StageFacts | None) -> Findings:
     """Compare the two registries."""
     from regrow.registry import mismatches
 
-    if "zenml.model_version" not in version.tags:
+    if ZENML_TAG not in version.tags:
         return Findings(not_checked=[f"ZenML: MLflow {version.label} was registered without it"])
     try:
         facts = zenml(version) if zenml else None
@@ -358,7 +358,7 @@ def _zenml(version: "Version", zenml: StageFacts | None) -> Findings:
     if facts is None:
         return Findings(not_checked=[f"ZenML: not reached; MLflow {version.label} names its version there"])
     found = mismatches(version.facts(), facts)
-    where = f"ZenML, model version {version.tags['zenml.model_version']}"
+    where = f"ZenML, model version {version.tags[ZENML_TAG]}"
     return Findings(
         failures=[
             Failure(

@@ -66,7 +66,7 @@ def _zenml(version: "Version") -> dict[str, Any] | None:
     Raises:
         InputError: ZenML cannot be asked, or has no such version.
     """
-    from regrow.registry.names import first_line
+    from regrow.registry.names import ZENML_TAG, first_line
 
     try:
         from infra.stages import ZenStages, server
@@ -75,7 +75,7 @@ def _zenml(version: "Version") -> dict[str, Any] | None:
     where = "ZenML"
     try:
         where = server()
-        return ZenStages(version.name).facts(version.tags["zenml.model_version"])
+        return ZenStages(version.name).facts(version.tags[ZENML_TAG])
     except Exception as error:  # no such version, or whatever ZenML's client raises of a server
         raise InputError(f"{where}: {first_line(error)}") from error
 

@@ -101,8 +101,8 @@ def _run_pipeline(arguments: argparse.Namespace) -> "Outcome":
 def _stages(client: "MlflowClient", name: str) -> "StageMover | None":
     """Return the model's versions in ZenML, if any version says that it has one there and ZenML is installed."""
     from regrow.promotion.database import on_database
-    from regrow.promotion.facts import ZENML_TAG
     from regrow.registry.journal import search
+    from regrow.registry.names import ZENML_TAG
 
     with on_database(client):
         if not any(ZENML_TAG in one.tags for one in search(client, name)):

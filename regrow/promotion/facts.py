@@ -19,6 +19,7 @@ from regrow.registry.names import (
     LICENCES_TAG,
     RUN_TAG,
     SCORES_TAG,
+    ZENML_TAG,
     first_line,
     place_of,
 )
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 CANDIDATE_TAG = "regrow.candidate"
 BASE_TAG = "regrow.base"
-# Name of the version of the model in ZenML.
-ZENML_TAG = "zenml.model_version"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ METRIC_PREFIX = "regrow.metric."
 LICENCE_TAG = "regrow.licence"
 LICENCES_TAG = "regrow.licences"
 RUN_TAG = "regrow.run"
+# Name of the version of the model in ZenML.
+ZENML_TAG = "zenml.model_version"
 
 # The folder of weights inside a stored MLflow model, and where one lies in an MLflow run.
 CHECKPOINT = "checkpoint"

@@ -33,6 +33,7 @@ from regrow.registry.names import (
     METRIC_PREFIX,
     RUN_TAG,
     STAGES,
+    ZENML_TAG,
     first_line,
     is_fact,
     numbers_in,
@@ -137,17 +138,19 @@ class _Given(BaseModel):
         licences = self.licences or licences_of(self.checkpoint.folder)
         return self._request(run, known_facts(self.checkpoint), documents, licences)
 
-    def for_old(self, run: str, said: Mapping[str, str]) -> _Request:
+    def for_old(self, run: str, said: Mapping[str, str], linked: Mapping[str, str]) -> _Request:
         """Return what a version that is there is to say: this process has not made it, so it adds what was given alone.
 
         Args:
             run: the run of this registration.
             said: what the version says of its making, and keeps.
+            linked: what it keeps whatever is given.
         """
         licences = self.licences
         if licences is None and LICENCES_TAG in said:
             licences = LicenceChain.from_tag(said[LICENCES_TAG])
-        return self._request(run, said, self.documents, licences or licences_of(self.checkpoint.folder))
+        request = self._request(run, said, self.documents, licences or licences_of(self.checkpoint.folder))
+        return request.model_copy(update={"tags": {**request.tags, **linked}})
 
     def _request(
         self, run: str, known: Mapping[str, str], documents: dict[str, Any], licences: LicenceChain
@@ -233,7 +236,7 @@ def register(
             found, is_new = _create(client, request, run, source, runs)
         if not is_new:
             told = registrations(client, found, run)
-            request = given.for_old(run, kept(found.tags, told))
+            request = given.for_old(run, kept(found.tags, told), _linked(client, found))
             # Stated before it says so: an audit takes what no statement says for tampering.
             if not is_told(request.details, told):
                 number = str(found.version)
@@ -293,6 +296,14 @@ def _create(
         state_new(client, request.checkpoint, name, str(found.version), run, request.details)
         finish(client, found, entry, force=True)
     return found, is_new
+
+
+def _linked(client: "MlflowClient", found: Any) -> dict[str, str]:
+    """Return the link of a promoted version to ZenML, which stays: the version there has the stage."""
+    holds = {
+        alias for alias, number in aliases_of(client, found.name).items() if number == str(found.version)
+    }
+    return {ZENML_TAG: found.tags[ZENML_TAG]} if holds & STAGES.keys() and ZENML_TAG in found.tags else {}
 
 
 def _update(client: "MlflowClient", request: _Request, found: Any) -> None:

@@ -114,7 +114,9 @@ def test_the_registered_version_is_audited_back_to_its_sources_in_both_registrie
     }  # fmt: skip
 
 
-def test_promotion_moves_alias_and_stage_and_the_audit_agrees(finished):
+@pytest.fixture(scope="module")
+def promoted(finished) -> Project:
+    """The same, with its model the champion."""
     project, _, _ = finished
     refused = project.regrow("promote", "tiny-regrow", "@challenger", "--to", "champion", "--json")
     assert refused.returncode in (0, 3), refused.stderr
@@ -122,11 +124,15 @@ def test_promotion_moves_alias_and_stage_and_the_audit_agrees(finished):
         forced = ("--force", "--reason", "a tiny random model passes no margin")
         done = project.regrow("promote", "tiny-regrow", "@challenger", "--to", "champion", *forced)
         assert done.returncode == 0, done.stdout + done.stderr
+    return project
+
+
+def test_promotion_moves_alias_and_stage_and_the_audit_agrees(promoted):
     code = (
         "from zenml.client import Client\nprint(Client().get_model_version('tiny-regrow', 'production').name)"
     )
-    assert project.python(code).splitlines()[-1] == "1"
-    done = project.regrow("audit", "models:/tiny-regrow@champion", "--json")
+    assert promoted.python(code).splitlines()[-1] == "1"
+    done = promoted.regrow("audit", "models:/tiny-regrow@champion", "--json")
     assert json.loads(done.stdout)["failures"] == []
 
 
@@ -146,7 +152,7 @@ def test_generation_does_not_wait_for_pruning(finished):
     assert len(upstream) == 5 + 3 + 5 * 2  # five single steps, three evaluations, and five for each dataset
 
 
-def test_a_second_run_takes_everything_from_the_cache_and_logs_it_all_the_same(finished):
+def test_a_second_run_takes_everything_from_the_cache_and_logs_it_all_the_same(finished, promoted):
     project, config, first = finished
     done = project.regrow("run", config, "--json")
     assert done.returncode == 0, done.stderr[-4000:]
@@ -165,6 +171,9 @@ def test_a_second_run_takes_everything_from_the_cache_and_logs_it_all_the_same(f
     )
     last, before = json.loads(project.python(code).splitlines()[-1])
     assert set(before) - set(last) == set()
+    # It made another version of the model in ZenML; the champion's is the one that has the stage.
+    audited = promoted.regrow("audit", "models:/tiny-regrow@champion", "--json")
+    assert json.loads(audited.stdout)["failures"] == []
 
 
 def test_an_edited_dataset_reruns_its_own_branch_only(finished):

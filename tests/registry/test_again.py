@@ -112,3 +112,12 @@ def test_the_run_that_wrote_a_version_last_stays_the_one_that_is_looked_at(artif
     register(model, SPEC, tags={}, metrics={}, run_id=second, documents={"plan": {"a": 1}})
     again(folder)
     assert find("tiny/1").tags["regrow.run"] == second
+
+
+def test_a_promoted_version_keeps_its_link_to_zenml_and_others_follow_the_latest_run(artifact, server, capfd):
+    folder, _ = artifact
+    again(folder, "--tag", "zenml.model_version=4")
+    assert find("tiny/1").tags["zenml.model_version"] == "4"
+    server.set_registered_model_alias("tiny", "champion", "1")
+    again(folder, "--tag", "zenml.model_version=5")
+    assert find("tiny/1").tags["zenml.model_version"] == "4"
