@@ -39,6 +39,7 @@ def summarise(
     shifts: Sequence[Shift],
     measures: Measures,
     registered: Registered,
+    versions: Mapping[str, str],
     *,
     seconds: Mapping[str, float],
     peak_memory_bytes: int,
@@ -51,13 +52,17 @@ def summarise(
         gates: the verdict on each of them, in the same order.
         shifts: rewrites against references in each of them, in the same order.
         measures: drift, speed and drafting, as far as they were measured.
-        registered: the version that was made.
+        registered: the version of the best model.
+        versions: number of each model's version, by its name.
         seconds: wall time by stage.
         peak_memory_bytes: most memory that any stage's processes held.
     """
     base = models[0][1]
     return {
-        "models": [_model(checkpoint, scores, base) for checkpoint, scores in models],
+        "models": [
+            _model(checkpoint, scores, base) | {"version": versions.get(scores.name)}
+            for checkpoint, scores in models
+        ],
         "registered": registered.model_dump(include={"name", "version", "alias", "digest"}),
         "datasets": [
             {

@@ -1,4 +1,4 @@
-"""The end of a run: the best candidate in both registries, and the account of everything that led to it."""
+"""The end of a run: its candidates in the registries, and the account of everything that led to them."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +20,7 @@ from regrow.prune import PrunePlan
 from regrow.quality import GateResult
 from regrow.registry import Registered, RegistrySpec
 from regrow.registry import register as register_model
-from regrow.registry.names import ZENML_TAG
+from regrow.registry.names import ZENML_TAG, alias_of
 from regrow.selfdata import SelfData, Shift
 from regrow.summary import best_candidate, summarise
 from regrow.tune.record import TuningRecord
@@ -48,7 +48,7 @@ def register(
 ) -> tuple[
     Annotated[Registered, "registered"], Annotated[dict[str, Any], "summary"], Annotated[HTMLString, "report"]
 ]:
-    """Register the best of the candidates (regrow.registry) and tell the whole run (regrow.report).
+    """Register the candidates, the best of them in ZenML too (regrow.registry), and tell the whole run (regrow.report).
 
     `models` and `scores` are in one order: base, pruned, then the candidates.
     """
@@ -70,20 +70,34 @@ def register(
             log_stage("measure_speed", measures)
         log_stage("merge", merging, models[-1])
         best = best_candidate(scores[2:], scores[0])
-        chosen = models[scores.index(best)]
-        tags = _tags(best, models, plan, _trained_on(chosen, gates), config)
-        provenance.log_chain(chosen.folder, _stated(importance, *scores, *shifts, *drifts, measures))
+        stated = _stated(importance, *scores, *shifts, *drifts, measures)
         run = mlflow.active_run()
-        metrics = {"recovery": best.mean / scores[0].mean} if best.scores else {}
-        registered = register_model(
-            chosen, spec, tags=tags, metrics=metrics, run_id=run.info.run_id if run else None,
-            stored=_stored(chosen), documents={"config": config, "plan": plan, "scores": best},
-        )  # fmt: skip
+
+        def make(score: Scores, alias: str) -> Registered:
+            model = models[scores.index(score)]
+            provenance.log_chain(model.folder, stated)
+            tags = _tags(score, models, plan, _trained_on(model, gates), config)
+            if score is best:
+                tags[ZENML_TAG] = str(get_step_context().model.version)
+            return register_model(
+                model, spec.model_copy(update={"alias": alias}), tags=tags,
+                metrics={"recovery": score.mean / scores[0].mean} if score.scores else {},
+                run_id=run.info.run_id if run else None, stored=_stored(model),
+                documents={"config": config, "plan": plan, "scores": score},
+            )  # fmt: skip
+
+        # The best one comes last: the run's own `recovery` is its, and so is the highest number of new versions.
+        order = sorted(scores[2:], key=lambda one: one is best)
+        versions = {
+            one.name: make(one, alias_of(one.name)).version for one in order if spec.candidates == "all"
+        }
+        registered = make(best, spec.alias)
+        versions[best.name] = registered.version
         seconds, peak = usage()
         pairs = list(zip(models, scores, strict=True))
         found = (measures or Measures()).model_copy(update={"drifts": tuple(drifts)})
         summary = summarise(
-            pairs, data, gates, shifts, found, registered, seconds=seconds, peak_memory_bytes=peak
+            pairs, data, gates, shifts, found, registered, versions, seconds=seconds, peak_memory_bytes=peak
         )
         rows = cost.account(cost.of_pods(tunings))
         cost.log_account(rows)
@@ -124,23 +138,21 @@ def _trained_on(model: Checkpoint, gates: list[GateResult]) -> list[GateResult]:
 
 
 def _tags(
-    best: Scores,
+    score: Scores,
     models: list[Checkpoint],
     plan: PrunePlan,
     gates: list[GateResult],
     config: dict[str, Any],
 ) -> dict[str, str]:
     """The digests that tie the version to what it was made from."""
-    context = get_step_context()
     return {
-        "regrow.digest": best.digest,
-        "regrow.candidate": best.name,
+        "regrow.digest": score.digest,
+        "regrow.candidate": score.name,
         "regrow.base": models[0].digest,
         "regrow.pruned": models[1].digest,
         "regrow.plan": canonical_digest(plan.model_dump(mode="json")),
         "regrow.config": canonical_digest(config),
         **{f"regrow.data.{gate.dataset}": gate.digest for gate in gates},
-        "regrow.scores": scores_digest(best),
-        "zenml.run": str(context.pipeline_run.id),
-        ZENML_TAG: str(context.model.version),
+        "regrow.scores": scores_digest(score),
+        "zenml.run": str(get_step_context().pipeline_run.id),
     }

@@ -1,5 +1,6 @@
 """Names of tags, files and aliases that the registry's writers and readers share."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,6 +45,11 @@ def is_fact(key: str) -> bool:
 def is_stated(key: str) -> bool:
     """Whether the statement of a registration tells a tag: facts, licences, numbers, and the run that they are of."""
     return is_fact(key) or key in (LICENCES_TAG, RUN_TAG) or key.startswith(METRIC_PREFIX)
+
+
+def alias_of(name: str) -> str:
+    """The alias that names a candidate of a run; MLflow takes letters, digits, dashes and underscores."""
+    return re.sub(r"[^\w-]", "-", name)
 
 
 def place_of(folder: str, digest: str) -> str:

@@ -10,7 +10,7 @@ import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -50,12 +50,19 @@ _log = logging.getLogger(__name__)
 
 
 class RegistrySpec(BaseModel):
-    """Under which name and alias the best candidate is registered."""
+    """Under which name and alias a run's models are registered."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the registered model")
-    alias: str = Field("challenger", description="alias that points at the new version")
+    alias: str = Field(
+        "challenger", description="alias that points at the new version; of a run, the best one"
+    )
+    candidates: Literal["all", "best"] = Field(
+        "all",
+        description="of a run: whether every tuned and merged model becomes a version, with its name as alias, or the "
+        "best alone",
+    )
 
     @field_validator("alias")
     @classmethod

@@ -127,6 +127,23 @@ def promoted(finished) -> Project:
     return project
 
 
+def test_every_candidate_is_a_version_of_its_own_and_no_weights_are_copied(finished):
+    project, _, summary = finished
+    candidates = {model["name"]: model for model in summary["models"][2:]}
+    assert [model["version"] for model in summary["models"][:2]] == [None, None]
+    assert sorted(model["version"] for model in candidates.values()) == ["1", "2", "3"]
+    best = next(one for one in candidates.values() if one["digest"] == summary["registered"]["digest"])
+    assert best["version"] == summary["registered"]["version"] == "3"
+    store = project.folder / "runs/store"
+    assert len({path.stat().st_ino for path in store.rglob("model.safetensors")}) == 5
+    other = next(one for one in candidates.values() if one is not best)
+    done = project.regrow("audit", f"models:/tiny-regrow@{other['name']}", "--json")
+    result = json.loads(done.stdout)
+    assert (result["failures"], result["digest"]) == ([], other["digest"])
+    listed = json.loads(project.regrow("models", "list", "tiny-regrow", "--json").stdout)
+    assert len(listed["versions"] if isinstance(listed, dict) else listed) == 3
+
+
 def test_promotion_moves_alias_and_stage_and_the_audit_agrees(promoted):
     code = (
         "from zenml.client import Client\nprint(Client().get_model_version('tiny-regrow', 'production').name)"

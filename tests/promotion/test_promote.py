@@ -96,6 +96,19 @@ def test_stage_and_alias_move_together_through_staging_to_champion(world, tmp_pa
     assert verify_record(world.client, NAME, stages=stages) == []
 
 
+def test_a_version_that_zenml_does_not_have_may_follow_one_that_it_has(world, tmp_path):
+    stages = FileStages(tmp_path / "stages.json")
+    one = world.simple(1, **{"zenml.model_version": "11"})
+    other = world.simple(2)  # a candidate of the same run, which was not the best
+    promote(world.client, NAME, one, "champion", policy=EASY, stages=stages)
+    promote(world.client, NAME, other, "champion", policy=EASY, stages=stages)
+    assert (world.alias("champion"), stages.holder("production")) == (other, None)
+    assert verify_record(world.client, NAME, stages=stages) == []
+    rollback(world.client, NAME, policy=EASY, stages=stages)
+    assert (world.alias("champion"), stages.holder("production")) == (one, "11")
+    assert verify_record(world.client, NAME, stages=stages) == []
+
+
 def test_a_rollback_promotes_the_champion_before_and_another_the_one_before_that(world):
     versions = [world.simple(seed) for seed in (1, 2, 3)]
     for version in versions:
