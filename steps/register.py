@@ -70,29 +70,22 @@ def register(
             log_stage("measure_speed", measures)
         log_stage("merge", merging, models[-1])
         best = best_candidate(scores[2:], scores[0])
-        stated = _stated(importance, *scores, *shifts, *drifts, measures)
-        run = mlflow.active_run()
-
-        def make(score: Scores, alias: str) -> Registered:
+        order = [one for one in scores[2:] if one is not best and spec.candidates == "all"] + [best]
+        folders = [models[scores.index(one)].folder for one in order]
+        provenance.log_chain(*folders, _stated(importance, *scores, *shifts, *drifts, measures))
+        # The best one comes last: the run's own `recovery` is its, and so is the highest number of new versions.
+        versions = {}
+        for score in order:
             model = models[scores.index(score)]
-            provenance.log_chain(model.folder, stated)
             tags = _tags(score, models, plan, _trained_on(model, gates), config)
             if score is best:
                 tags[ZENML_TAG] = str(get_step_context().model.version)
-            return register_model(
-                model, spec.model_copy(update={"alias": alias}), tags=tags,
-                metrics={"recovery": score.mean / scores[0].mean} if score.scores else {},
-                run_id=run.info.run_id if run else None, stored=_stored(model),
-                documents={"config": config, "plan": plan, "scores": score},
-            )  # fmt: skip
-
-        # The best one comes last: the run's own `recovery` is its, and so is the highest number of new versions.
-        order = sorted(scores[2:], key=lambda one: one is best)
-        versions = {
-            one.name: make(one, alias_of(one.name)).version for one in order if spec.candidates == "all"
-        }
-        registered = make(best, spec.alias)
-        versions[best.name] = registered.version
+            documents = {"config": config, "plan": plan, "scores": score}
+            aliases = [alias_of(score.name)] if spec.candidates == "all" else []
+            for alias in [*aliases, spec.alias] if score is best else aliases:
+                named = spec.model_copy(update={"alias": alias})
+                registered = _register(model, named, score, scores[0], tags, documents)
+            versions[score.name] = registered.version
         seconds, peak = usage()
         pairs = list(zip(models, scores, strict=True))
         found = (measures or Measures()).model_copy(update={"drifts": tuple(drifts)})
@@ -110,11 +103,31 @@ def register(
             registered.facts | {"mlflow_version": registered.version, "mlflow_uri": registered.uri},
             infer_model=True,
         )
-        if run:
+        if mlflow.active_run():
             mlflow.log_dict(summary, "summary.json")
             mlflow.log_text(page, "report.html")
     clear_work(str(get_step_context().pipeline_run.id))
     return registered, summary, HTMLString(page)
+
+
+def _register(
+    model: Checkpoint,
+    spec: RegistrySpec,
+    score: Scores,
+    base: Scores,
+    tags: dict[str, str],
+    documents: dict[str, Any],
+) -> Registered:
+    run = mlflow.active_run()
+    return register_model(
+        model,
+        spec,
+        tags=tags,
+        metrics={"recovery": score.mean / base.mean} if score.scores else {},
+        run_id=run.info.run_id if run else None,
+        stored=_stored(model),
+        documents=documents,
+    )
 
 
 def _stored(model: Checkpoint) -> str | None:

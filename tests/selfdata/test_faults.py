@@ -35,6 +35,8 @@ def model(tmp_path_factory):
 
 
 CHILD = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have the tests ignore it
 import json, sys
 from pathlib import Path
 from regrow.checkpoint import Checkpoint
