@@ -73,7 +73,7 @@ class Registrations:
         for one in self._wrongs:
             compared.expect(*one)
         if not self._wrongs:
-            compared.expect("registration", "tags and model card", "as it was stated", "as it was stated")
+            compared.expect("registration", "tags and model card", "as stated", "as stated")
         if self._superseded:
             held, *_, last = self._superseded
             compared.note(

@@ -28,7 +28,7 @@ def tracking(tmp_path, monkeypatch) -> Iterator[Path]:
     import mlflow
 
     monkeypatch.chdir(tmp_path)
-    before = mlflow.get_tracking_uri()
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     yield tmp_path
     mlflow.set_tracking_uri(before)

@@ -243,7 +243,7 @@ def test_what_is_kept_in_mlflow_must_be_signed_with_the_key(tmp_path, monkeypatc
     """A forged evaluation with everything that belongs to it: file, tag, metric, statements. All but the key."""
     import mlflow
 
-    before = mlflow.get_tracking_uri()
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     private, public = make_key(tmp_path, "ours")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")

@@ -146,7 +146,7 @@ def test_its_artifacts_lie_in_the_store_and_its_version_in_mlflow(ran, world, mo
     assert any(one["Key"].endswith(".safetensors") for one in listed)
     for name, value in world.variables.items():
         monkeypatch.setenv(name, value)
-    before = mlflow.get_tracking_uri()
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(world.variables["MLFLOW_TRACKING_URI"])
     try:
         version = mlflow.MlflowClient().get_model_version_by_alias("tiny-regrow", "challenger")

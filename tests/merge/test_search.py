@@ -146,7 +146,7 @@ def test_every_candidate_is_a_run_in_mlflow(pair, validation, tmp_path, monkeypa
     from regrow.merge.tracking import MlflowRecord
 
     monkeypatch.chdir(tmp_path)  # a database has its artifacts beside it
-    before = mlflow.get_tracking_uri()
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     try:
         spec = SearchSpec(validation=validation, trials=4, anchors=2)

@@ -19,7 +19,7 @@ champion:
 def regrow(world, tmp_path, monkeypatch, capfd):
     import mlflow
 
-    before = mlflow.get_tracking_uri()
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(world.uri)
     (tmp_path / "policy.yaml").write_text(POLICY)
 

@@ -25,7 +25,7 @@ def there(world, made):
     """A world in which versions come with statements; MLflow is set to it, as `register` needs."""
     import mlflow
 
-    before = mlflow.get_tracking_uri()
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(world.uri)
     yield Attested(world, made)
     mlflow.set_tracking_uri(before)

@@ -45,7 +45,7 @@ def registry(tmp_path_factory, empty_database):
 
     folder = tmp_path_factory.mktemp("registry")
     shutil.copyfile(empty_database, folder / "mlflow.db")
-    before = mlflow.get_tracking_uri()
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     experiment = mlflow.MlflowClient().create_experiment("regrow", artifact_location=str(folder / "runs"))
     assert experiment

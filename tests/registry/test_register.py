@@ -143,7 +143,7 @@ def test_a_model_of_another_maker_does_not_stand_in_the_way(server, tiny):
 def test_an_unreachable_server_is_one_line(tiny, monkeypatch):
     import mlflow
 
-    before = mlflow.get_tracking_uri()
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     mlflow.set_tracking_uri("http://127.0.0.1:9")
     try:

@@ -44,7 +44,7 @@ def http_server(tmp_path, empty_database, monkeypatch):
     with (tmp_path / "server.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=tmp_path)
     address = f"http://127.0.0.1:{port}"
-    before = mlflow.get_tracking_uri()
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     try:
         for _ in range(600):
             try:

@@ -34,7 +34,7 @@ def test_mlflow_shows_the_version_its_alias_and_its_tags(servers, browser, tiny,
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, variables[name])
     monkeypatch.chdir(tmp_path)
-    before = mlflow.get_tracking_uri()
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(variables["MLFLOW_TRACKING_URI"])
     try:
         tags = {"regrow.base": "base-of-the-page", "regrow.plan": "plan-of-the-page"}

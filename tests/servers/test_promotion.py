@@ -24,7 +24,7 @@ def tracking(servers, monkeypatch, tmp_path):
     """This process as MLflow's administrator and a client of the store; returns MLflow's client."""
     import mlflow
 
-    before = mlflow.get_tracking_uri()
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     for name, value in servers.variables.items():
         if not name.startswith("ZENML"):
             monkeypatch.setenv(name, value)

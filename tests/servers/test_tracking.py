@@ -54,7 +54,7 @@ class Tracking:
 def tracking(servers, monkeypatch, tmp_path):
     import mlflow
 
-    before = mlflow.get_tracking_uri()
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     # No key for the store: a client of the tracking server has none, its artifacts go through the server.
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_S3_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)

@@ -139,9 +139,9 @@ def test_registry(tmp_path, tiny, monkeypatch):
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    mlflow.set_tracking_uri(None)
+    mlflow.set_tracking_uri(None)  # first: it takes the variable away
     mlflow.set_registry_uri(None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     registry = mlflow.MlflowClient()
     registry.create_registered_model("tiny")
     registry.create_model_version("tiny", tiny.folder.as_uri())
