@@ -205,6 +205,11 @@ def carry_out(
     outcome = Outcome(status="refused", name=decision.name, decision=decision, notes=notes)
     with on_database(client):
         facts = VersionFacts.of(client, decision.name, decision.version.version)
+        if facts.placed != decision.version:
+            raise PromotionConflictError(
+                f"{decision.name} version {facts.version}: its digest was {decision.version.digest[:16]} when the "
+                f"gates were asked, and is {facts.digest[:16]} now; look at what was changed, and promote again"
+            )
         stays = decision.holder == decision.version and decision.line > 1
         if stays and decision.sound:
             return outcome.model_copy(update={"status": "unchanged"})

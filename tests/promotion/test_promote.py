@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from regrow.errors import InputError, RegrowError
-from regrow.promotion import Record, promote, repair, rollback, verify_record
+from regrow.promotion import (
+    PromotionConflictError,
+    Record,
+    carry_out,
+    decide,
+    promote,
+    repair,
+    rollback,
+    verify_record,
+)
 from tests.promotion.world import EASY, NAME, POLICY, FileStages, right
 
 
@@ -246,3 +255,12 @@ def test_when_the_alias_cannot_be_moved_the_stage_goes_back(world, tmp_path, mon
         promote(world.client, NAME, two, "champion", policy=EASY, stages=stages)
     assert (stages.stage("11"), stages.stage("12")) == ("production", "none")
     assert verify_record(world.client, NAME, stages=stages) == []
+
+
+def test_a_version_that_was_changed_after_the_gates_were_asked_is_not_promoted(world):
+    version = world.simple(1)
+    decision = decide(world.client, NAME, version, "champion", policy=EASY)
+    world.client.set_model_version_tag(NAME, version, "regrow.digest", "e" * 64)
+    with pytest.raises(PromotionConflictError, match="its digest was"):
+        carry_out(world.client, decision)
+    assert world.alias("champion") is None
