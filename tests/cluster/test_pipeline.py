@@ -280,9 +280,9 @@ def test_a_tuning_pod_that_nobody_waits_for_any_more_gives_its_gpu_away(ran, sit
     def lose():
         # Before that: how far the training is can be read in ZenML while it goes on.
         deadline = time.monotonic() + 90
-        while not (progress := site.python(read_log)) and time.monotonic() < deadline:
-            time.sleep(2)
-        left["progress"] = progress
+        while not any("loss" in line for line in site.python(read_log)) and time.monotonic() < deadline:
+            time.sleep(1)
+        left["progress"] = site.python(read_log)
         waiting = next(pod for pod in plants(0) if pod.status.phase == "Running").metadata.name
         left["worker"] = next(pod for pod in plants(1) if pod.status.phase == "Running").metadata.name
         # At once, as with a node that is lost: ZenML's process in it cannot end the other pod any more.
