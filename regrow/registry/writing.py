@@ -103,8 +103,8 @@ class Registered(BaseModel):
         return f"models:/{self.name}@{self.alias}"
 
 
-class _Request(BaseModel):
-    """Everything that a version is to say."""
+class _Registration(BaseModel):
+    """A checkpoint, under which name, and what is told of it."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
@@ -113,6 +113,11 @@ class _Request(BaseModel):
     tags: dict[str, str]
     metrics: dict[str, float]
     documents: dict[str, Any]
+
+
+class _Request(_Registration):
+    """Everything that a version is to say."""
+
     licences: LicenceChain
     card: str
 
@@ -127,16 +132,9 @@ class _Request(BaseModel):
         return details_of(self.tags, self.card, self.documents)
 
 
-class _Given(BaseModel):
+class _Given(_Registration):
     """What a call of `register` was given."""
 
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
-
-    checkpoint: Checkpoint
-    spec: RegistrySpec
-    tags: dict[str, str]
-    metrics: dict[str, float]
-    documents: dict[str, Any]
     licences: LicenceChain | None
 
     def for_new(self, run: str) -> _Request:
